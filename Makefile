@@ -1,0 +1,50 @@
+# Each target makes what it needs: on a fresh machine `make demo` or `make test` is the only command.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# pip takes --no-input from here too, so nothing ever waits for an answer.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format install clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## train on handwritten digits by backprop and by synthetic gradients, side by side
+	@$(BIN)/python tasks/mnist/demo.py
+
+test: $(INSTALLED)  ## run the tests
+	@$(BIN)/python -m pytest -q
+
+check: $(INSTALLED)  ## lint, format, types and tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy tasks/mnist
+	@$(BIN)/python -m pytest -q
+
+format: $(INSTALLED)  ## put the code into the project's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+install: $(INSTALLED)  ## make .venv and install the package into it, once
+
+# The pins go in before the package: what its ranges ask for is then there already, and pip fetches
+# no second torch. Without build isolation for the same reason: setuptools is among the pins.
+$(INSTALLED): requirements.txt setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "dni needs Python 3.10 or newer; try: make PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV) (once, a few minutes)"
+	@$(BIN)/python -m pip install --quiet -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[vision,tasks,dev]'
+	@touch $@
+
+clean:  ## remove .venv, caches and everything a run or build wrote (not downloaded data)
+	rm -rf $(VENV) build dist runs *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

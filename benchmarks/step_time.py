@@ -1,0 +1,194 @@
+"""Time of one training step with synthetic gradients over the time of the same by backprop."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dni import DNI
+from interleave import Spread, Step, cells, interleave, ratios
+from multiply_adds import multiply_adds
+from peer import peer_paragraphs
+from report import benchmark_parser, default_output, markdown_table, provenance, write_report
+from workloads import WORKLOADS, Workload, backprop, make_optimizer
+
+COLUMNS = [
+    "case",
+    "synthesizer",
+    "λ",
+    "backprop ms",
+    "DNI ms",
+    "DNI / backprop",
+    "quartiles",
+    "floor",
+]
+MIXINGS = (0.5, 0.0)
+BLOCK_SECONDS = 0.06
+BACKPROP = "backprop"
+
+EXPLANATION = """\
+One step is forward, loss, backward, optimizer step and clearing of gradients; with DNI the
+synthesizers learn and step too. The contenders of a case run in turns, block of steps by block of
+steps, in one process. A ratio is taken within one repeat; the table has the median and the
+quartiles of {repeats} of them. Times are medians. All use the same optimizer,
+`torch.optim.Adam` with its defaults.
+
+*Floor* is what the ratio would be if only multiply-adds took time: (M + S) / M, with M those of a
+step by backpropagation and S those of the synthesizers. A layer with m multiply-adds in its
+forward pass counts 3 m in a step: forward, gradient of the weights, gradient of the input. It
+counts 2 m where the input needs no gradient: in the network's first layer and in every
+synthesizer's first. Elementwise work, normalisation and optimizers count nothing there, and they
+are a large part of a small network's step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """A synthesizer, its size and a mixing."""
+
+    synthesizer: str
+    """Registered name of the synthesizer."""
+    hidden_size: int
+    """Units (filters, in a convolutional synthesizer) of the hidden layer."""
+    mixing: float
+    """λ: the share of the true gradient."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """The step time of one contender beside backpropagation's."""
+
+    backprop: Spread
+    """Seconds of a step by backpropagation."""
+    dni: Spread
+    """Seconds of a step with synthetic gradients."""
+    ratio: Spread
+    """The second over the first."""
+    floor: float
+    """The same ratio by multiply-adds."""
+
+
+def dni_step(workload: Workload, contender: Contender, device: torch.device) -> tuple[DNI, Step]:
+    """A wrapped network and its training step; the wrapper steps and clears gradients by itself."""
+    network, value, target = workload.on(device)
+    wrapped = DNI(
+        network,
+        dni_network=contender.synthesizer,
+        optim=make_optimizer,
+        grad_lr=1e-3,
+        hidden_size=contender.hidden_size,
+        lambda_=contender.mixing,
+        sites=list(workload.sites),
+    )
+
+    def step() -> None:
+        nn.functional.cross_entropy(wrapped(value), target).backward()
+
+    return wrapped, step
+
+
+def contenders(chosen: str, hidden_sizes: Sequence[int]) -> Iterator[Contender]:
+    """Linear synthesizers of every size, and the one the package would choose in the middle one."""
+    kinds = [("linear", size) for size in hidden_sizes]
+    if chosen != "linear":
+        kinds.append((chosen, hidden_sizes[len(hidden_sizes) // 2]))
+    for kind, size in kinds:
+        for mixing in MIXINGS:
+            yield Contender(synthesizer=kind, hidden_size=size, mixing=mixing)
+
+
+def floor(wrapped: DNI, step: Step, network_multiply_adds: int) -> float:
+    """Multiply-adds of a step with its synthesizers, which must exist, over those without."""
+    inside = set(wrapped.network.modules())
+    with multiply_adds(
+        module for module in wrapped.modules() if module not in inside
+    ) as synthesizers:
+        step()
+    return (network_multiply_adds + synthesizers.total) / network_multiply_adds
+
+
+def measure(
+    workload: Workload, device: torch.device, *, repeats: int, hidden_sizes: Sequence[int]
+) -> dict[Contender, Measurement]:
+    """Measure every synthesizer size and mixing of a workload against backpropagation."""
+    network, value, target = workload.on(device)
+    baseline = partial(backprop(network), value, target)
+    with multiply_adds(network.modules()) as count:
+        baseline()
+    wrapped = {
+        contender: dni_step(workload, contender, device)
+        for contender in contenders(workload.chosen, hidden_sizes)
+    }
+    steps: dict[str, Step] = {str(contender): step for contender, (_, step) in wrapped.items()}
+    seconds = interleave(
+        {BACKPROP: baseline, **steps}, device, repeats=repeats, block_seconds=BLOCK_SECONDS
+    )
+    return {
+        contender: Measurement(
+            backprop=Spread.of(seconds[BACKPROP]),
+            dni=Spread.of(seconds[str(contender)]),
+            ratio=ratios(seconds[str(contender)], seconds[BACKPROP]),
+            floor=floor(net, step, count.total),
+        )
+        for contender, (net, step) in wrapped.items()
+    }
+
+
+def rows(workload: Workload, measurements: dict[Contender, Measurement]) -> Iterator[list[str]]:
+    """Table rows of a workload."""
+    for contender, found in measurements.items():
+        yield [
+            workload.title,
+            f"{contender.synthesizer}, {contender.hidden_size}",
+            f"{contender.mixing:g}",
+            *cells(found.backprop, found.dni, found.ratio),
+            f"{found.floor:.2f}",
+        ]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--cases", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--hidden-sizes", nargs="+", type=int, default=[10, 40, 256])
+    parser.add_argument("--repeats", type=int, default=30, help="blocks of each contender, from 2")
+    parser.add_argument("--peer", help="measure this too: pytorch-dni, or what else pip installs")
+    options = parser.parse_args()
+    options.output = options.output or default_output("step_time.md", quick=options.quick)
+    if options.quick:
+        options.repeats, options.hidden_sizes = 2, [10]
+    if options.repeats < 2:
+        parser.error(f"--repeats was {options.repeats}; quartiles need at least 2.")
+    return options
+
+
+def main() -> None:
+    """Measure, print and write the report."""
+    options = arguments()
+    table: list[list[str]] = []
+    for name in tqdm(options.cases, desc="step time", unit="case", disable=None):
+        workload = WORKLOADS[name]
+        found = measure(
+            workload, options.device, repeats=options.repeats, hidden_sizes=options.hidden_sizes
+        )
+        table += rows(workload, found)
+    paragraphs = [markdown_table(COLUMNS, table), EXPLANATION.format(repeats=options.repeats)]
+    if options.peer:
+        paragraphs += peer_paragraphs(
+            options.peer,
+            options.cases,
+            options.device,
+            hidden_sizes=options.hidden_sizes,
+            repeats=options.repeats,
+            block_seconds=BLOCK_SECONDS,
+        )
+    write_report(options.output, "Step time over backprop", paragraphs, provenance(options.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What may be given to `DNI`, and what a site may return: every check, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .errors import AttachmentError, ConfigError, SiteError, did_you_mean
+from .interfaces import Interfaces
+from .sites import SiteName
+from .synthesizers.choose import SynthesizerSpec, resolve
+
+
+def check_network(network: object) -> None:
+    """Refuse what cannot be wrapped.
+
+    Raises:
+        ConfigError: No module, or one whose parameters have no shape, or ``nn.DataParallel``.
+        AttachmentError: The network is, or contains, a `DNI`.
+    """
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"`network` is a {type(network).__name__}; an `nn.Module` is needed.")
+    for name, module in network.named_modules():
+        if isinstance(module, Interfaces):
+            inside = name.rpartition(".")[0]
+            where = f"contains a `DNI` at {inside!r}" if inside else "is a `DNI` already"
+            raise AttachmentError(
+                f"`network` {where}; call its `detach()` first and wrap what that returns."
+            )
+        if isinstance(module, nn.DataParallel):
+            raise ConfigError(
+                "`nn.DataParallel` shares hooks between its replicas; use "
+                "`DistributedDataParallel(DNI(network))`."
+            )
+    for name, parameter in network.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ConfigError(
+                f"Parameter {name!r} has no shape yet; run the network once before wrapping it."
+            )
+
+
+def check_arguments(
+    *,
+    update: str,
+    grad_scaler: torch.amp.GradScaler | None,
+    grad_optim: object,
+    gpu_id: int,
+    **positive: float | None,
+) -> None:
+    """Refuse values that cannot work, all of them in one message.
+
+    Args:
+        update: See `DNI`.
+        grad_scaler: See `DNI`.
+        grad_optim: See `DNI`.
+        gpu_id: See `DNI`.
+        **positive: Numbers that must be above 0, or ``None``.
+
+    Raises:
+        ConfigError: Names every argument that is wrong, and what is needed.
+    """
+    faults = [
+        f"`{name}` is {value!r}; a number above 0 is needed"
+        for name, value in positive.items()
+        if value is not None
+        and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0)
+    ]
+    if update not in ("auto", "manual"):
+        faults.append(f"`update` is {update!r}; 'auto' or 'manual' is needed")
+    elif grad_scaler is not None and update == "auto":
+        faults.append(
+            "`grad_scaler` was given with `update='auto'`, but a scaler has to step the "
+            "network's optimizer itself; pass `update='manual'`"
+        )
+    if isinstance(grad_optim, Optimizer):
+        faults.append(
+            "`grad_optim` is an optimizer instance, but the synthesizers it would optimize do "
+            "not exist yet; pass its name, its class or a factory"
+        )
+    if gpu_id >= torch.cuda.device_count() and gpu_id >= 0:
+        count = torch.cuda.device_count()
+        faults.append(f"`gpu_id` is {gpu_id}, but {count} GPUs are visible; -1 leaves devices alone")
+    if faults:
+        raise ConfigError("; ".join(faults) + ".")
+
+
+def check_synthesizers(spec: SynthesizerSpec, sites: Mapping[SiteName, nn.Module]) -> None:
+    """Refuse a ``dni_network`` that names a synthesizer or a site which does not exist.
+
+    Raises:
+        ConfigError: No such synthesizer.
+        SiteError: No such site.
+    """
+    if not isinstance(spec, Mapping):
+        resolve(spec, "", nn.Identity())
+        return
+    for key, value in spec.items():
+        resolve(value, str(key), nn.Identity())
+        if isinstance(key, str) and key not in sites:
+            raise SiteError(f"`dni_network` names site {key!r}.{did_you_mean(key, sites)}")
+
+
+def check_floating(output: Any, site: SiteName, module: nn.Module) -> None:
+    """Refuse an output without a real gradient.
+
+    Raises:
+        SiteError: The output is no floating-point tensor.
+    """
+    if isinstance(output, Tensor) and output.is_floating_point():
+        return
+    what = str(output.dtype) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise SiteError(
+        f"The module `{type(module).__name__}` at site {site!r} returned {what}; an interface "
+        "needs a floating-point tensor, which alone has a real gradient. Leave the module out "
+        "with `sites=`."
+    )
+
+
+def check_axes(output: Tensor, site: SiteName) -> None:
+    """Refuse an output without samples or features.
+
+    Raises:
+        SiteError: The output is a single number.
+    """
+    if output.dim() == 0:
+        raise SiteError(
+            f"The output of site {site!r} is a single number; an interface needs at least one "
+            "axis. Choose another site with `sites=`."
+        )

@@ -1,0 +1,147 @@
+"""The autograd Function where a synthetic gradient meets autograd; pure, no state of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SYNTHETIC, TRUE, MIXED = 0, 1, 2
+"""What a boundary propagates: λ is exactly 0, exactly 1, or between them."""
+
+METER_UNIT = 2.0**-40
+"""Unit of the statistics in a meter's gradient: so small that they weigh nothing in a user's
+``clip_grad_norm_(net.parameters())``; a power of two, so that no digit is lost."""
+
+
+class Pass:
+    """One forward pass of a wrapped network, known to every boundary it made.
+
+    Attributes:
+        is_returned: A backward pass has gone through it.
+        is_inert: The wrapper was detached since; its boundaries are then plain identities.
+    """
+
+    __slots__ = ("__weakref__", "is_inert", "is_returned")
+
+    def __init__(self) -> None:
+        self.is_returned = False
+        self.is_inert = False
+
+
+class Boundary(torch.autograd.Function):
+    r"""Identity on an activation whose backward mixes gradients and trains a synthesizer.
+
+    With the true gradient :math:`g`, the prediction :math:`p` of the synthesizer, the scale
+    :math:`\rho` and :math:`s = \rho p`, the backward pass gives
+
+    * to the activation: the mixed gradient :math:`\lambda g + (1 - \lambda) s`;
+    * to the prediction: :math:`\partial L / \partial p` of the regression loss
+      :math:`L = \frac{1}{N} \sum_n \lVert p_n - g_n / \rho \rVert^2`, where :math:`n` runs over
+      the :math:`N` positions (samples, time steps, pixels) and the norm over the features;
+    * to the meter: :math:`[\sum g^2, \sum p^2, \sum p g, \text{count}]` in `METER_UNIT`.
+
+    Source:
+        Jaderberg et al. 2017, arXiv:1608.05343, section 2 (the regression of the synthetic
+        gradient) and appendix A (mixing by λ). The scale and the meter are ours.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        activation: Tensor,
+        prediction: Tensor,
+        meter: Tensor,
+        scale: Tensor,
+        inverse_scale: Tensor,
+        mix: Tensor,
+        mode: int,
+        features: int,
+        record: Pass | None,
+    ) -> Tensor:
+        ctx.save_for_backward(prediction, scale, inverse_scale, mix)
+        ctx.mode, ctx.features, ctx.record = mode, features, record
+        # A view, or the tensor itself, would be refused or dropped by an in-place consumer.
+        return activation.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        (true,) = grads
+        rest: tuple[None, ...] = (None,) * 6
+        if ctx.record is not None:
+            if ctx.record.is_inert:
+                return true, None, None, *rest
+            ctx.record.is_returned = True
+        prediction, scale, inverse_scale, mix = ctx.saved_tensors
+        wide = torch.promote_types(true.dtype, torch.float32)
+        target, prediction = true.to(wide), prediction.to(wide)
+
+        # In place on what was just allocated: at a site's size, memory costs more than arithmetic.
+        if ctx.mode == TRUE:
+            mixed = true
+        else:
+            mixed = prediction * scale
+            if ctx.mode == MIXED:
+                mixed = mixed.lerp_(target, mix.to(wide))
+            mixed = mixed.to(true.dtype)
+
+        for_prediction = None
+        if ctx.needs_input_grad[1]:
+            weight = 2.0 * ctx.features / true.numel()
+            for_prediction = target * (-weight * inverse_scale)
+            for_prediction = for_prediction.add_(prediction, alpha=weight)
+
+        for_meter = None
+        if ctx.needs_input_grad[2]:
+            g, p = target.reshape(-1), prediction.reshape(-1)
+            count = torch.full((), true.numel(), dtype=wide, device=true.device)
+            sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), count))
+            for_meter = (sums * METER_UNIT).to(torch.float32)
+        return mixed, for_prediction, for_meter, *rest
+
+
+def propagate(
+    activation: Tensor,
+    prediction: Tensor,
+    meter: Tensor,
+    *,
+    scale: Tensor,
+    inverse_scale: Tensor,
+    mix: Tensor,
+    mode: int,
+    features: int,
+    record: Pass | None = None,
+) -> Tensor:
+    """Pass an activation through a boundary (see `Boundary` for what comes back).
+
+    Shapes: ``*`` is the shape of the activation, any number of axes.
+
+    Args:
+        activation: Output of the site. Shape ``[*]``.
+        prediction: Synthetic gradient in units of the scale. Shape ``[*]``.
+        meter: Leaf whose gradient will carry the statistics, or a constant. Shape ``[4]``.
+        scale: ρ, the unit of the prediction, in gradient units. Shape ``[]``.
+        inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
+        mix: λ, read in mode `MIXED`. Shape ``[]``.
+        mode: `SYNTHETIC`, `TRUE` or `MIXED`.
+        features: Number of features of a position; the loss is their sum of squares.
+        record: The forward pass this boundary belongs to.
+
+    Returns:
+        A copy of the activation. Shape ``[*]``.
+
+    Example:
+        >>> h = torch.ones(2, 3, requires_grad=True)
+        >>> one, meter = torch.ones(()), torch.zeros(4, requires_grad=True)
+        >>> out = propagate(h, torch.full((2, 3), 5.0), meter, scale=one, inverse_scale=one,
+        ...                 mix=one / 2, mode=MIXED, features=3)
+        >>> out.sum().backward()
+        >>> h.grad
+        tensor([[3., 3., 3.],
+                [3., 3., 3.]])
+    """
+    out: Tensor = Boundary.apply(
+        activation, prediction, meter, scale, inverse_scale, mix, mode, features, record
+    )
+    return out

@@ -1,0 +1,328 @@
+"""One interface: a site's synthesizer, the scale of its target, and the statistics between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from .boundary import METER_UNIT, MIXED, SYNTHETIC, TRUE, Pass, propagate
+from .context import aligned, conditioned
+from .errors import ConfigError, ShapeError, SiteError
+from .synthesizers.base import DNINetwork
+from .synthesizers.choose import Layout, takes_context
+
+MEMORY = 0.98
+"""Weight of the past in the running statistics: a memory of about fifty updates."""
+
+
+class Statistics(TypedDict):
+    """How well one synthesizer predicts, over the last fifty or so updates.
+
+    Attributes:
+        cosine: Cosine similarity of synthetic and true gradient, from -1 to 1.
+        relative_error: Norm of their difference over the norm of the true gradient.
+        true_norm: Euclidean norm of the true gradient of a whole batch.
+        synthetic_norm: Euclidean norm of the synthetic gradient of a whole batch.
+        scale: Running root mean square of an entry of the true gradient.
+    """
+
+    cosine: float
+    relative_error: float
+    true_norm: float
+    synthetic_norm: float
+    scale: float
+
+
+class Interface(nn.Module):
+    r"""Predicts the gradient of an activation and passes the activation through a boundary.
+
+    The target of the regression is the true gradient in units of :math:`\rho`, its running root
+    mean square: a mean loss makes gradients of order 1/B which shrink further as training goes
+    on, and a squared error of such numbers hardly trains. Until the first true gradient has been
+    seen :math:`\rho` is zero, and so is every synthetic gradient.
+
+    Args:
+        site: Name of the site, for messages.
+        synthesizer: Class of the synthesizer, called as ``synthesizer(input_size, hidden_size,
+            output_size, **options)``.
+        layout: How the site lays out its output.
+        hidden_size: Width of the synthesizer.
+        options: Further arguments of the synthesizer.
+        context_size: Number of context features, ``None`` for none.
+        scale_targets: Whether to work in units of ρ; if not, ρ is 1.
+
+    Raises:
+        ConfigError: The synthesizer does not take these arguments or cannot serve this layout.
+    """
+
+    meter: nn.Parameter
+    running: Tensor
+    scale: Tensor
+    inverse_scale: Tensor
+    mix: Tensor
+
+    def __init__(
+        self,
+        site: str,
+        synthesizer: type[DNINetwork],
+        layout: Layout,
+        *,
+        hidden_size: int = 10,
+        options: dict[str, Any] | None = None,
+        context_size: int | None = None,
+        scale_targets: bool = True,
+    ) -> None:
+        super().__init__()
+        self.site = site
+        self.layout = layout
+        self.context_size = context_size
+        self.scale_targets = scale_targets
+        self.wants_context = context_size is not None and takes_context(synthesizer)
+        concatenated = 0 if context_size is None or self.wants_context else context_size
+        channels_first = getattr(synthesizer, "channels_first", False)
+        if channels_first and not layout.maps:
+            raise ConfigError(
+                f"`{synthesizer.__name__}` at site {site!r} needs feature maps [B, C, H, W], but "
+                "the site has none. Choose 'linear', or leave `dni_network` out."
+            )
+        self.axis = 1 if channels_first else -1
+        features = layout.features
+        try:
+            built = synthesizer(
+                features + concatenated, hidden_size, features, **(options or {})
+            )
+        except (TypeError, ConfigError) as err:
+            raise ConfigError(
+                f"`{synthesizer.__name__}` at site {site!r} could not be made with "
+                f"input_size={features + concatenated}, hidden_size={hidden_size}, "
+                f"output_size={features} and `dni_params` {options or {}}: {err}"
+            ) from err
+        self.synthesizer = built
+        # A parameter, so that DDP reduces its gradient with all others; its value is never read.
+        self.meter = nn.Parameter(torch.zeros(4))
+        start = 0.0 if scale_targets else 1.0
+        self.register_buffer("running", torch.zeros(5))
+        self.register_buffer("scale", torch.tensor(start))
+        self.register_buffer("inverse_scale", torch.tensor(start))
+        self.register_buffer("mix", torch.ones(()), persistent=False)
+        self.mode = TRUE
+        self._place = self._placement()
+
+    def _placement(self) -> tuple[torch.device, torch.dtype | None]:
+        """Device, and type of the synthesizer's weights (``None`` if it has none)."""
+        weights = (p.dtype for p in self.synthesizer.parameters() if p.is_floating_point())
+        return self.meter.device, next(weights, None)
+
+    def follow(self, activation: Tensor) -> None:
+        """Move the synthesizer to where the activation lives, and to its type.
+
+        Under autocast the weights keep their type, as those of the network do.
+        """
+        if self._place == (activation.device, activation.dtype):
+            return
+        dtype = self._place[1]
+        if dtype is not None and not torch.is_autocast_enabled(activation.device.type):
+            dtype = activation.dtype
+        if self._place != (activation.device, dtype):
+            self.to(device=activation.device, dtype=dtype)
+
+    def set_lambda(self, value: float) -> None:
+        """Set λ, the share of the true gradient, from 0 to 1."""
+        self.mode = {0.0: SYNTHETIC, 1.0: TRUE}.get(value, MIXED)
+        self.mix.fill_(value)
+
+    def forward(
+        self,
+        activation: Tensor,
+        context: Tensor | None = None,
+        record: Pass | None = None,
+        loss_scale: Tensor | None = None,
+        train: bool = True,
+    ) -> Tensor:
+        """Pass an activation through the boundary of this site.
+
+        Args:
+            activation: Output of the site, features where the layout says. Shape ``[*]``.
+            context: Features of the context. Shape ``[B, C]`` or ``[B, *, C]``.
+            record: The forward pass this call belongs to.
+            loss_scale: Factor a gradient scaler puts on the loss. Shape ``[]``.
+            train: Whether the synthesizer learns from this pass.
+
+        Returns:
+            A copy of the activation. Shape ``[*]``.
+
+        Raises:
+            ShapeError: The activation has no entries, or the synthetic gradient has another
+                shape than the activation.
+            SiteError: The synthesizer itself failed.
+        """
+        if activation.numel() == 0 or activation.dim() == 0:
+            raise ShapeError(
+                f"The output of site {self.site!r} has shape {tuple(activation.shape)}; an "
+                "interface needs at least one sample and one feature. Skip empty batches."
+            )
+        with torch.set_grad_enabled(train):
+            prediction = self.predict(activation.detach(), context)
+        scale, inverse_scale = self.scale, self.inverse_scale
+        if loss_scale is not None:
+            scale, inverse_scale = scale * loss_scale, inverse_scale / loss_scale
+        return propagate(
+            activation,
+            prediction,
+            self.meter,
+            scale=scale,
+            inverse_scale=inverse_scale,
+            mix=self.mix,
+            mode=self.mode,
+            features=self.layout.features,
+            record=record,
+        )
+
+    def predict(self, activation: Tensor, context: Tensor | None = None) -> Tensor:
+        """The synthetic gradient in units of the scale.
+
+        Args:
+            activation: Detached output of the site. Shape ``[*]``.
+            context: Features of the context.
+
+        Returns:
+            The prediction. Shape ``[*]``.
+
+        Raises:
+            ShapeError: The synthesizer returned another shape.
+            SiteError: The synthesizer failed.
+        """
+        moved = self.axis != self.layout.axis
+        seen = activation.movedim(self.layout.axis, -1) if moved else activation
+        arguments: tuple[Any, ...] = (None,)
+        batch_axis = self.layout.batch_axis
+        if context is not None and self.wants_context:
+            if self.axis == -1:
+                context = aligned(context, seen.shape, site=self.site, batch_axis=batch_axis)
+            arguments = (None, context)
+        elif context is not None and self.context_size is not None:
+            seen = conditioned(
+                seen, context, site=self.site, axis=self.axis, batch_axis=batch_axis
+            )
+        prediction = self._synthesize(seen, *arguments)
+        prediction = prediction.movedim(-1, self.layout.axis) if moved else prediction
+        if prediction.shape != activation.shape:
+            raise ShapeError(
+                f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
+                f"returned shape {tuple(prediction.shape)}; the activation's shape "
+                f"{tuple(activation.shape)} is needed, one entry per entry."
+            )
+        return prediction
+
+    def _synthesize(self, seen: Tensor, *arguments: Any) -> Tensor:
+        """Call the synthesizer; a failure names the site."""
+        if torch.compiler.is_compiling():
+            compiled: Tensor = self.synthesizer(seen, *arguments)[0]
+            return compiled
+        try:
+            prediction, _ = self.synthesizer(seen, *arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as err:
+            raise SiteError(
+                f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
+                f"failed on an input of shape {tuple(seen.shape)}: {err}. It must return the "
+                "pair (gradient, hidden)."
+            ) from err
+        if not isinstance(prediction, Tensor):
+            raise ShapeError(
+                f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
+                f"returned a {type(prediction).__name__} as gradient; a tensor is needed."
+            )
+        return prediction
+
+    def statistics(self) -> Statistics:
+        """Read the running statistics; waits for the device."""
+        true, synthetic, product, _, weight = self.running.tolist()
+        scale = float(self.scale)
+        if not true:
+            return Statistics(
+                cosine=0.0, relative_error=math.nan, true_norm=0.0, synthetic_norm=0.0, scale=scale
+            )
+        difference = max(true - 2 * product + synthetic, 0.0)
+        return Statistics(
+            cosine=product / math.sqrt(true * synthetic) if synthetic else 0.0,
+            relative_error=math.sqrt(difference / true),
+            true_norm=math.sqrt(true / weight),
+            synthetic_norm=math.sqrt(synthetic / weight),
+            scale=scale,
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a wrapper needs to make this interface again before any forward pass."""
+        return {
+            "features": self.layout.features,
+            "axis": self.layout.axis,
+            "maps": self.layout.maps,
+            "batch_axis": self.layout.batch_axis,
+            "synthesizer": type(self.synthesizer).__name__,
+        }
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing to take over: the wrapper made this interface from the same facts."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Interface:
+        super()._apply(fn, recurse)
+        # Sums of squares over a batch overflow half precision: these stay in single.
+        self.meter.data = self.meter.data.float()
+        for name in ("running", "scale", "inverse_scale", "mix"):
+            setattr(self, name, getattr(self, name).float())
+        self._place = self._placement()
+        return self
+
+
+@torch.no_grad()
+def absorb(interfaces: list[Interface], loss_scale: Tensor | None = None) -> Tensor | None:
+    r"""Take the statistics that a backward pass left in the meters into the running ones.
+
+    With the measured sums :math:`m` (and a 1, which counts how much weight has come together),
+    ``running`` becomes :math:`\beta` times itself plus :math:`(1 - \beta) m`, and :math:`\rho`
+    the root of (running sum of squares / running count). A pass whose true gradient is zero or
+    not finite changes nothing. Meters are cleared. Never waits for the device.
+
+    Args:
+        interfaces: Those whose meters may have a gradient.
+        loss_scale: Factor on the loss during that pass. Shape ``[]``.
+
+    Returns:
+        Whether all sums were finite, a boolean of shape ``[]``; ``None`` if no meter was reached.
+    """
+    heard = [i for i in interfaces if i.meter.grad is not None]
+    if not heard:
+        return None
+    device = heard[0].meter.device
+    # One interface may live on another device than the next (model parallelism).
+    sums, scales, running = (
+        torch.stack([t.to(device) for t in column])
+        for column in zip(*((i.meter.grad, i.scale, i.running) for i in heard), strict=True)
+    )
+    true, synthetic, product, count = (sums / METER_UNIT).unbind(1)
+    if loss_scale is not None:
+        true, product = true / loss_scale.square(), product / loss_scale
+    measured = torch.stack(
+        (true, synthetic * scales.square(), product * scales, count, torch.ones_like(count)), dim=1
+    )
+    finite = measured.isfinite().all(1)
+    usable = (finite & (true > 0)).unsqueeze(1)
+    running = torch.where(usable, torch.lerp(measured, running, MEMORY), running)
+    rms = (running[:, 0] / running[:, 3]).sqrt()
+    known = rms > torch.finfo(rms.dtype).tiny
+    scales = torch.where(known, rms, scales)
+    inverse_scales = torch.where(known, 1 / scales, torch.zeros_like(scales))
+    rows = (running.unbind(), scales.unbind(), inverse_scales.unbind())
+    for interface, sums_now, scale, inverse_scale in zip(heard, *rows, strict=True):
+        interface.meter.grad = None
+        interface.running.copy_(sums_now)
+        if interface.scale_targets:
+            interface.scale.copy_(scale)
+            interface.inverse_scale.copy_(inverse_scale)
+    return finite.all()

@@ -1,0 +1,161 @@
+"""Optimizers by name, class, factory or instance; and the moment when backward ends."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from .errors import ConfigError, did_you_mean
+
+OptimizerSpec: TypeAlias = str | type[Optimizer] | Callable[..., Optimizer] | Optimizer | None
+"""A name (``"adam"``), a class, a factory ``params -> Optimizer``, or an instance."""
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    name.lower(): found
+    for name, found in vars(torch.optim).items()
+    if inspect.isclass(found) and issubclass(found, Optimizer) and found is not Optimizer
+}
+
+
+def make_optimizer(
+    spec: OptimizerSpec,
+    params: Iterable[nn.Parameter] | list[dict[str, Any]],
+    *,
+    lr: float,
+    argument: str,
+    fused: bool = False,
+) -> Optimizer:
+    """Make a torch optimizer.
+
+    Args:
+        spec: Name of a class of ``torch.optim`` in any case, such a class, a factory called with
+            the parameters alone, or an instance, which is returned as it is.
+        params: Parameters, or parameter groups.
+        lr: Learning rate, for a name or a class.
+        argument: Name of the constructor's argument, for error messages.
+        fused: Ask for the fused implementation where a named class has one. It is faster, and
+            differs from the default one in the last bits.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: An unknown name, or something that makes no optimizer.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> type(make_optimizer("SGD", layer.parameters(), lr=0.1, argument="optim")).__name__
+        'SGD'
+    """
+    if isinstance(spec, Optimizer):
+        return spec
+    options: dict[str, Any] = {}
+    if isinstance(spec, str):
+        if spec.lower() not in OPTIMIZERS:
+            hint = did_you_mean(spec.lower(), OPTIMIZERS)
+            raise ConfigError(f"`{argument}` is {spec!r}, no optimizer of `torch.optim`.{hint}")
+        spec = OPTIMIZERS[spec.lower()]
+        if fused and "fused" in inspect.signature(spec).parameters:
+            options["fused"] = True
+    if inspect.isclass(spec) and issubclass(spec, Optimizer):
+        make: Callable[..., Optimizer] = spec
+        options["lr"] = lr
+    elif callable(spec) and not inspect.isclass(spec):
+        make = spec
+    else:
+        raise ConfigError(
+            f"`{argument}` is {spec!r}; the name of an optimizer, its class, an instance or a "
+            "factory `params -> Optimizer` is needed."
+        )
+    made = make(params, **options)
+    if not isinstance(made, Optimizer):
+        raise ConfigError(
+            f"`{argument}` returned a {type(made).__name__}; a `torch.optim.Optimizer` is needed."
+        )
+    return made
+
+
+def ordered_like(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Put the parameter groups of a saved optimizer state into the order of a live optimizer.
+
+    Synthesizers made on the first forward pass come in the order of the calls, those made from a
+    checkpoint in the order of the file; groups are matched by their ``site``.
+
+    Args:
+        saved: ``optimizer.state_dict()`` of another session.
+        optimizer: The optimizer to load it into.
+
+    Returns:
+        A state with the same content that ``optimizer.load_state_dict`` matches rightly.
+    """
+    by_site = {group.get("site"): group for group in saved["param_groups"]}
+    wanted = [group.get("site") for group in optimizer.param_groups]
+    if len(by_site) != len(saved["param_groups"]) or set(by_site) != set(wanted):
+        return saved
+    return {**saved, "param_groups": [by_site[site] for site in wanted]}
+
+
+class BackwardEnd:
+    """Calls a method once when a backward pass that reached one of its tensors has ended.
+
+    The pass of a re-entrant checkpoint is part of the one around it: `join`, called from a
+    forward pass that is recomputed during backward, makes the outer pass the one to wait for.
+
+    Args:
+        call: Method called without arguments, after the gradients of all leaves are there and
+            after the callbacks of DDP that reduce them. Its object is not kept alive.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = weakref.WeakMethod(call)
+        self._task = -1
+        self._is_joined = False
+
+    def listen(self, leaf: Tensor) -> RemovableHandle:
+        """Wait for gradients of a leaf; the handle ends it."""
+        return leaf.register_post_accumulate_grad_hook(self._on_gradient)
+
+    def join(self) -> None:
+        """Wait for the backward pass that is running, if one is."""
+        task = current_backward()
+        if task not in (-1, self._task):
+            self._await(task)
+            self._is_joined = True
+
+    def forget(self) -> None:
+        """Stop waiting for a pass that raised, which never ends."""
+        self._task = -1
+        self._is_joined = False
+
+    def _on_gradient(self, _: Tensor) -> None:
+        task = current_backward()
+        if task != self._task and not self._is_joined:
+            self._await(task)
+
+    def _await(self, task: int) -> None:
+        self._task = task
+        engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+
+        def after_others() -> None:
+            # DDP queues its reduction when its last bucket is full, which may be after us.
+            engine.queue_callback(finish)
+
+        def finish() -> None:
+            call = self._call()
+            if self._task == task and call is not None:
+                self.forget()
+                call()
+
+        engine.queue_callback(after_others)
+
+
+def current_backward() -> int:
+    """Number of the backward pass that is running on this thread, -1 for none."""
+    return torch._C._current_graph_task_id()

@@ -1,0 +1,109 @@
+"""The two ways to learn from a batch: backpropagation, and synthetic gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data import CLASSES
+from dni import DNI
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """How synthetic gradients are made and mixed.
+
+    Attributes:
+        lambda_: Share of the true gradient, 0 (synthetic only) to 1 (backprop).
+        dni_network: Name of the synthesizers' class; None lets the package choose.
+        hidden_size: Units of a synthesizer's hidden layers.
+        context: Whether the synthesizers see the labels.
+    """
+
+    lambda_: float = 0.5
+    dni_network: str | None = "linear"
+    hidden_size: int = 256
+    context: bool = False
+
+
+class Backprop:
+    """The usual loop body."""
+
+    def __init__(self, network: nn.Module, *, lr: float) -> None:
+        self.net = network
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+
+    def learn(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Update the network from one batch; returns the batch's mean cross-entropy."""
+        self.optimizer.zero_grad()
+        loss = self.loss(images, labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch, ready for backward."""
+        return F.cross_entropy(self.net(images), labels)
+
+    def cosines(self) -> dict[str, float]:
+        """Empty: every gradient is the true one."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that training goes on from."""
+        return {"network": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.net.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Decoupled:
+    """The same loop body with synthetic gradients: ``backward`` is also the step."""
+
+    def __init__(
+        self, network: nn.Module, *, sites: Sequence[str], lr: float, synthesis: Synthesis
+    ) -> None:
+        self.context = synthesis.context
+        self.net = DNI(
+            network,
+            dni_network=synthesis.dni_network,
+            optim=torch.optim.Adam(network.parameters(), lr=lr),
+            grad_lr=lr,
+            hidden_size=synthesis.hidden_size,
+            lambda_=synthesis.lambda_,
+            sites=list(sites),
+            context_size=CLASSES if synthesis.context else None,
+        )
+
+    def learn(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Update the network from one batch; returns the batch's mean cross-entropy."""
+        loss = self.loss(images, labels)
+        loss.backward()  # the network and the synthesizers are updated here
+        return loss.detach()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch, ready for backward."""
+        scores = self.net(images, context=labels) if self.context else self.net(images)
+        return F.cross_entropy(scores, labels)
+
+    def cosines(self) -> dict[str, float]:
+        """Cosine between synthetic and true gradient, by site."""
+        return {site: row["cosine"] for site, row in self.net.statistics().items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that training goes on from."""
+        return self.net.training_state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.net.load_training_state(state)
+
+
+Learner = Backprop | Decoupled

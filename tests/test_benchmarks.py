@@ -1,0 +1,173 @@
+"""The benchmarks' real scripts, run for a few steps."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+
+PEER = """\
+import torch
+
+class DNI(torch.nn.Module):
+    def __init__(self, network, grad_optim, grad_lr, hidden_size):
+        super().__init__()
+        self.network = network
+
+    def forward(self, value):
+        {body}
+"""
+
+
+def run(script: str, *flags: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark; where it must find the package, this one is found."""
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), "--quick", "--threads", "1", *map(str, flags)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def cells(page: Path, start: str) -> list[list[str]]:
+    """The cells of the page's table rows whose first cell begins with `start`."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in found if row[0].startswith(start)]
+
+
+def write_wheel(folder: Path, body: str) -> Path:
+    """A package that pip installs without a build and whose import name is `dni`."""
+    wheel = folder / "rival-1.0-py3-none-any.whl"
+    info = "rival-1.0.dist-info"
+    files = {
+        "dni/__init__.py": PEER.format(body=body),
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(name, text)
+    return wheel
+
+
+def write_mnist(folder: Path, count: int = 300) -> None:
+    """Random images in MNIST's files."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count * 28 * 28,), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(10, (count,), generator=generator, dtype=torch.uint8)
+    for part in ("train", "t10k"):
+        images = struct.pack(">IIII", 2051, count, 28, 28) + bytes(pixels.tolist())
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(images)
+        classes = struct.pack(">II", 2049, count) + bytes(labels.tolist())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(classes)
+
+
+def test_step_time_writes_a_row_for_every_contender(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    done = run("step_time.py", "--output", page, "--cases", "fcn-3", "cnn", "lstm")
+    assert done.returncode == 0, done.stderr
+    for case, kinds in {
+        "FCN": ["linear"],
+        "CNN": ["linear", "conv2d"],
+        "LSTM": ["linear", "rnn"],
+    }.items():
+        rows = cells(page, case)
+        expected = [(f"{kind}, 10", mixing) for kind in kinds for mixing in ("0.5", "0")]
+        assert [(row[1], row[2]) for row in rows] == expected
+        for _, _, _, backprop, dni, ratio, _, floor in rows:
+            assert min(float(backprop), float(dni), float(ratio)) > 0
+            assert float(floor) > 1
+    text = page.read_text(encoding="utf-8")
+    assert "python benchmarks/step_time.py --quick" in text
+    assert f"torch: {torch.__version__}" in text
+
+
+def test_step_time_measures_a_peer_of_the_same_name(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    wheel = write_wheel(tmp_path, "return self.network(value)")
+    done = run("step_time.py", "--output", page, "--cases", "fcn-3", "--peer", wheel)
+    assert done.returncode == 0, done.stderr
+    peer = cells(page, "FCN")[-1]
+    assert peer[1] == "10"
+    assert 0.1 < float(peer[4]) < 10
+
+
+@pytest.mark.parametrize("fault", ["crash", "absent"])
+def test_step_time_says_how_a_peer_failed(tmp_path: Path, fault: str) -> None:
+    page = tmp_path / "page.md"
+    wheel = write_wheel(tmp_path, "raise RuntimeError('it is broken')")
+    if fault == "absent":
+        wheel.unlink()
+    done = run("step_time.py", "--output", page, "--cases", "fcn-3", "--peer", wheel)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert ("fails: RuntimeError: it is broken" if fault == "crash" else "Not measured: ") in text
+    assert len(cells(page, "FCN")) == (3 if fault == "crash" else 2)
+
+
+def test_mnist_fcn_makes_only_the_runs_that_are_missing(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    page, results = tmp_path / "page.md", tmp_path / "page.jsonl"
+    flags = ("--output", page, "--data-dir", tmp_path)
+    first = run("mnist_fcn.py", *flags)
+    assert first.returncode == 0, first.stderr
+    assert [row[0] for row in cells(page, "DNI")] == ["DNI, λ = 0.5", "DNI, λ = 0, labels"]
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+    lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 3
+    results.write_text(lines[0] + lines[1][:50], encoding="utf-8")
+    second = run("mnist_fcn.py", *flags)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("read from page.jsonl") == 1
+    again = results.read_text(encoding="utf-8").splitlines()
+    assert again[0] == lines[0].strip()
+    errors = [json.loads(line)["errors"] for line in (*again[2:], *lines[1:])]
+    assert errors[:2] == errors[2:]
+
+
+def test_mnist_fcn_says_so_when_the_data_is_absent(tmp_path: Path) -> None:
+    done = run("mnist_fcn.py", "--output", tmp_path / "page.md", "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"MNIST is not in `{tmp_path / 'MNIST' / 'raw'}`" in done.stderr
+    assert "--data-dir" in done.stderr
+
+
+@pytest.mark.parametrize("case", ["fcn-3", "cnn"])
+def test_multiply_adds_agree_with_torchs_count_of_operations(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    workloads = importlib.import_module("workloads")
+    multiply_adds = importlib.import_module("multiply_adds").multiply_adds
+    network, value, target = workloads.WORKLOADS[case].on(torch.device("cpu"))
+    learn = workloads.backprop(network)
+    oracle = FlopCounterMode(display=False)
+    with oracle, multiply_adds(network.modules()) as count:
+        learn(value, target)
+    assert 2 * count.total == oracle.get_total_flops()
+
+
+def test_doctests_of_the_helpers() -> None:
+    for name in ("report.py", "multiply_adds.py"):
+        command = [sys.executable, "-m", "doctest", str(BENCHMARKS / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout

@@ -1,0 +1,258 @@
+"""The scripts of tasks/mnist, run as a user runs them, for a few steps on the digits."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TASK = ROOT / "tasks" / "mnist"
+REAL_DATA = ROOT.parent / "shared" / "data"
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = ["--units", "24", "--hidden-size", "8", "--batch-size", "256"]  # 5 batches an epoch
+# One thread, so that sums are added in one order; a closed port, so that nothing is downloaded.
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with `folder` as working directory."""
+    return subprocess.run(
+        [sys.executable, str(TASK / script), *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+    )
+
+
+def assert_equal(a: Any, b: Any, where: str = "state") -> None:
+    """Assert that two nested states are equal to the last bit, times apart."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            if key != "seconds":
+                assert_equal(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{index}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "sites"),
+    [
+        ("fcn.py", ["--method", "backprop", "--layers", "1"], 0),
+        ("fcn.py", [], 3),
+        ("fcn.py", ["--lambda", "0", "--context", "--dni-network", "linear_batchnorm"], 3),
+        ("conv.py", ["--filters", "8", "--layers", "3"], 3),
+        ("conv.py", ["--filters", "8", "--lambda", "0", "--context"], 2),
+    ],
+    ids=["fcn-backprop", "fcn-dni", "fcn-dni-labels", "conv-dni", "conv-dni-labels"],
+)
+def test_script_trains_and_draws(
+    tmp_path: Path, script: str, flags: list[str], sites: int
+) -> None:
+    done = run(tmp_path, script, "--max-steps", "4", "--output", "out", *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    _, header, row, note, *_ = done.stdout.splitlines()
+    assert header.count("cos hidden") == sites
+    loss = float(row.split()[1])
+    assert 0 < loss < 2 * math.log(10)
+    assert note == "stopped within epoch 1, after 4 batches"
+    (plot,) = (tmp_path / "out").iterdir()
+    assert plot.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--method", "backprop", *SMALL[:2], *SMALL[4:]], ["--lambda", "0.3", "--context", *SMALL]],
+    ids=["backprop", "dni"],
+)
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, flags: list[str]) -> None:
+    def train(*words: str) -> None:
+        done = run(tmp_path, "fcn.py", "--epochs", "3", *flags, *words)
+        assert done.returncode == 0, done.stderr
+
+    train("--save", "whole.pt")
+    train("--save", "part.pt", "--max-steps", "7")  # within the second epoch
+    part = torch.load(tmp_path / "part.pt", weights_only=True)
+    assert (part["progress"]["epoch"], part["progress"]["step"]) == (1, 2)
+    train("--save", "part.pt", "--resume", "part.pt")
+
+    whole = torch.load(tmp_path / "whole.pt", weights_only=True)
+    assert_equal(torch.load(tmp_path / "part.pt", weights_only=True), whole)
+    assert len(whole["progress"]["history"]) == 3
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_interrupt_leaves_the_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    words = [*SMALL, "--epochs", "100000", "--save", "run.pt"]
+    process = subprocess.Popen(
+        [sys.executable, str(TASK / "fcn.py"), *words],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run.pt").exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "--resume run.pt" in errors
+    assert "Traceback" not in errors
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert state["progress"]["epoch"] >= 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.pt", "runs"]
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    small = [*SMALL, "--max-steps", "2"]
+    saved = run(tmp_path, "fcn.py", *small, "--save", "run.pt")
+    assert saved.returncode == 0, saved.stderr
+    (tmp_path / "text.pt").write_text("no checkpoint", encoding="utf-8")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    cases = {
+        "fcn.py": [
+            (["--layers", "4", "--resume", "run.pt"], "--layers 3 and this run has --layers 4"),
+            (["--context", "--resume", "run.pt"], "no --context and this run has --context"),
+            (["--resume", "absent.pt"], "no such file"),
+            (["--resume", "."], "cannot be read"),
+            (["--resume", "text.pt"], "not a checkpoint"),
+            (["--resume", "other.pt"], "not a checkpoint"),
+        ],
+        "conv.py": [(["--resume", "run.pt"], "of fcn.py")],
+    }
+    for script, words in cases.items():
+        if script == "conv.py":
+            small = ["--max-steps", "2"]
+        results = run_all(tmp_path, script, [[*small, *flags] for flags, _ in words])
+        for (code, errors), (_, expected) in zip(results, words, strict=True):
+            assert code == 2, errors
+            assert expected in errors
+            assert len(errors.strip().splitlines()) == 1
+
+
+def test_bad_arguments_give_one_sentence(tmp_path: Path) -> None:
+    cases = [
+        (["--lambda", "1.5"], "'1.5' is not a number from 0 to 1"),
+        (["--lambda", "nan"], "'nan' is not a number from 0 to 1"),
+        (["--layers", "0"], "'0' is not a whole number from 1 up"),
+        (["--epochs", "two"], "'two' is not a whole number from 1 up"),
+        (["--lr", "0"], "'0' is not a number above 0"),
+        (["--seed", "-1"], "'-1' is not a whole number from 0"),
+        (["--batch-size", "1"], "--batch-size 1 must be from 2 to 1437"),
+        (["--batch-size", "1438"], "--batch-size 1438 must be from 2 to 1437"),
+        (["--device", "abacus"], "'abacus' cannot be used here"),
+        (["--dataset", "letters"], "invalid choice: 'letters'"),
+        (["--dni-network", "lineal"], "linear"),
+        (["--method", "backprop", "--context"], "needs --method dni"),
+        (["--method", "backprop", "--lambda", "0"], "needs --method dni"),
+        (["--save", "."], "is a folder"),
+        (["--output", "file.txt/plots"], "cannot be made"),
+    ]
+    (tmp_path / "file.txt").touch()
+    results = run_all(tmp_path, "fcn.py", [words for words, _ in cases])
+    for (code, errors), (words, expected) in zip(results, cases, strict=True):
+        assert code == 2, (words, errors)
+        assert expected in errors, words
+        assert errors.strip().splitlines()[-1].startswith("fcn.py: error: "), errors
+
+
+def run_all(folder: Path, script: str, cases: list[list[str]]) -> list[tuple[int, str]]:
+    """Exit code and standard error of a script for several command lines, in one process."""
+    code = f"""
+import contextlib, io, json, sys
+sys.path.insert(0, {str(TASK)!r})
+import {script.removesuffix(".py")} as script
+
+results = []
+for words in json.loads(sys.argv[1]):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = script.main(words)
+        except SystemExit as end:
+            code = end.code
+    results.append((code, errors.getvalue()))
+print(json.dumps(results))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(cases)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, errors) for code, errors in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion"])
+def test_missing_data_offline_gives_one_sentence(tmp_path: Path, dataset: str) -> None:
+    done = run(tmp_path, "fcn.py", "--dataset", dataset, "--data-dir", "absent")
+    assert done.returncode == 2
+    (sentence,) = done.stderr.strip().splitlines()
+    assert "`absent` does not hold" in sentence
+    assert "--data-dir" in sentence
+
+
+@pytest.mark.skipif(not (REAL_DATA / "MNIST").exists(), reason="no MNIST beside the repository")
+def test_mnist_is_read_from_its_folder(tmp_path: Path) -> None:
+    words = ["--dataset", "mnist", "--data-dir", str(REAL_DATA), "--max-steps", "3"]
+    done = run(tmp_path, "fcn.py", *words, "--units", "16")
+    assert done.returncode == 0, done.stderr
+    assert "60,000 + 10,000 images" in done.stdout
+
+
+def test_demo_compares_the_methods(tmp_path: Path) -> None:
+    done = run(tmp_path, "demo.py", "--epochs", "1", "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (top,) = [number for number, text in enumerate(lines) if text.startswith("method ")]
+    rows = lines[top + 1 : top + 4]
+    assert [row.split("  ")[0] for row in rows] == [
+        "backprop",
+        "DNI, λ = 0.5",
+        "DNI, λ = 0, sees labels",
+    ]
+    assert len({len(row) for row in lines[top : top + 4]}) == 1  # aligned
+    assert (tmp_path / "runs" / "demo.png").read_bytes().startswith(PNG)
+
+
+def test_docstring_examples_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "doctest", "memory.py"], cwd=TASK, env=ENVIRONMENT, timeout=120
+    )
+    assert done.returncode == 0
