@@ -83,7 +83,9 @@ def check_arguments(
         )
     if gpu_id >= torch.cuda.device_count() and gpu_id >= 0:
         count = torch.cuda.device_count()
-        faults.append(f"`gpu_id` is {gpu_id}, but {count} GPUs are visible; -1 leaves devices alone")
+        faults.append(
+            f"`gpu_id` is {gpu_id}, but {count} GPUs are visible; -1 leaves devices alone"
+        )
     if faults:
         raise ConfigError("; ".join(faults) + ".")
 

@@ -28,6 +28,7 @@ class SiteHook:
         self.site = site
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Called by torch after the module's forward."""
         owner = None if self._owner is None else self._owner()
         return None if owner is None else owner.at_site(self.site, module, output)
 

@@ -141,7 +141,7 @@ def propagate(
         tensor([[3., 3., 3.],
                 [3., 3., 3.]])
     """
-    out: Tensor = Boundary.apply(
+    out: Tensor = Boundary.apply(  # type: ignore[no-untyped-call]
         activation, prediction, meter, scale, inverse_scale, mix, mode, features, record
     )
     return out

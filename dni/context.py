@@ -55,9 +55,7 @@ def encode(context: Tensor, size: int | None) -> Tensor:
     return (labels.unsqueeze(-1) == classes).to(torch.get_default_dtype())
 
 
-def aligned(
-    context: Tensor, shape: torch.Size, *, site: str, batch_axis: int = 0
-) -> Tensor:
+def aligned(context: Tensor, shape: torch.Size, *, site: str, batch_axis: int = 0) -> Tensor:
     """Give the context the axes of an activation whose features are last.
 
     Args:
@@ -116,4 +114,3 @@ def conditioned(
     features_last = activation.movedim(axis, -1).shape
     extra = aligned(context, features_last, site=site, batch_axis=batch_axis)
     return torch.cat((activation, extra.movedim(-1, axis).to(activation.dtype)), dim=axis)
-

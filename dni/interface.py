@@ -92,9 +92,7 @@ class Interface(nn.Module):
         self.axis = 1 if channels_first else -1
         features = layout.features
         try:
-            built = synthesizer(
-                features + concatenated, hidden_size, features, **(options or {})
-            )
+            built = synthesizer(features + concatenated, hidden_size, features, **(options or {}))
         except (TypeError, ConfigError) as err:
             raise ConfigError(
                 f"`{synthesizer.__name__}` at site {site!r} could not be made with "
@@ -205,9 +203,7 @@ class Interface(nn.Module):
                 context = aligned(context, seen.shape, site=self.site, batch_axis=batch_axis)
             arguments = (None, context)
         elif context is not None and self.context_size is not None:
-            seen = conditioned(
-                seen, context, site=self.site, axis=self.axis, batch_axis=batch_axis
-            )
+            seen = conditioned(seen, context, site=self.site, axis=self.axis, batch_axis=batch_axis)
         prediction = self._synthesize(seen, *arguments)
         prediction = prediction.movedim(-1, self.layout.axis) if moved else prediction
         if prediction.shape != activation.shape:
@@ -271,7 +267,7 @@ class Interface(nn.Module):
         """Nothing to take over: the wrapper made this interface from the same facts."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Interface:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # Sums of squares over a batch overflow half precision: these stay in single.
         self.meter.data = self.meter.data.float()
         for name in ("running", "scale", "inverse_scale", "mix"):

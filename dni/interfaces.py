@@ -185,4 +185,3 @@ class Interfaces(nn.Module):
 def site_of(name: SiteName) -> SiteName:
     """The site an interface belongs to: its name without the number of the output."""
     return name.split("#", 1)[0]
-

@@ -120,7 +120,8 @@ class BackwardEnd:
 
     def listen(self, leaf: Tensor) -> RemovableHandle:
         """Wait for gradients of a leaf; the handle ends it."""
-        return leaf.register_post_accumulate_grad_hook(self._on_gradient)
+        handle: RemovableHandle = leaf.register_post_accumulate_grad_hook(self._on_gradient)
+        return handle
 
     def join(self) -> None:
         """Wait for the backward pass that is running, if one is."""
@@ -141,7 +142,7 @@ class BackwardEnd:
 
     def _await(self, task: int) -> None:
         self._task = task
-        engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+        engine = torch.autograd.Variable._execution_engine
 
         def after_others() -> None:
             # DDP queues its reduction when its last bucket is full, which may be after us.

@@ -97,7 +97,8 @@ def _chosen_sites(network: nn.Module, sites: SiteSpec) -> dict[SiteName, nn.Modu
         return {name: m for name, m in modules.items() if name in chosen}
     if not callable(sites):
         raise ConfigError(
-            f"`sites` is {sites!r}; names, module types, or a predicate on name and module is needed."
+            f"`sites` is {sites!r}; names, module types, or a predicate on name and module are "
+            "needed."
         )
     found = {name: m for name, m in modules.items() if sites(name, m)}
     if not found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ class Updates:
         """Factor that the gradient scaler puts on the loss. Shape ``[]``."""
         if self.grad_scaler is None or not self.grad_scaler.is_enabled():
             return None
-        return cast(Tensor, self.grad_scaler.scale(torch.ones((), device=device)))
+        return self.grad_scaler.scale(torch.ones((), device=device))
 
     def _clip(self, optimizer: Optimizer) -> None:
         if self.clip is not None:

@@ -325,7 +325,7 @@ class DNI(nn.Module):
         )
         return through
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _make(self, name: SiteName, module: nn.Module, output: Tensor) -> None:
         check_axes(output, name)
         self._updates.adopt(name, self.interfaces.make_seen(name, module, output.detach()))
@@ -411,7 +411,8 @@ class DNI(nn.Module):
         return {k: v for k, v in self.__dict__.items() if k not in ("_attachment", "_context")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_context": None})
+        state = {**state, "_context": None}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._attachment = Attachment(self)
         self._attachment.attach(self._sites)
 

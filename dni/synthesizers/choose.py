@@ -198,5 +198,5 @@ def resolve(spec: SynthesizerSpec, site: str, module: nn.Module) -> type[DNINetw
 
 
 def takes_context(synthesizer: type[nn.Module]) -> bool:
-    """Whether a synthesizer wants the context apart from its input: ``forward(input, hidden, context)``."""
+    """Whether a synthesizer's ``forward(input, hidden, context)`` wants the context apart."""
     return "context" in inspect.signature(synthesizer.forward).parameters

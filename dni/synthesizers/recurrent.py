@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class RNNDNI(DNINetwork):
         if kind not in CELLS:
             raise ConfigError(f"`kind` is {kind!r}, no recurrent layer.{did_you_mean(kind, CELLS)}")
         self.time_axis = 1 if batch_first else 0
-        self.layers = CELLS[kind](
+        layer: Callable[..., nn.RNNBase] = CELLS[kind]
+        self.layers = layer(
             input_size,
             hidden_size,
             num_layers,
