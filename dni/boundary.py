@@ -15,6 +15,10 @@ METER_UNIT = 2.0**-40
 ``clip_grad_norm_(net.parameters())``; a power of two, so that no digit is lost."""
 
 
+METER_ENTRIES = 5
+"""Sums of squares of the true and the synthetic gradient, of their product, entries, calls."""
+
+
 class Pass:
     """One forward pass of a wrapped network, known to every boundary it made.
 
@@ -40,7 +44,7 @@ class Boundary(torch.autograd.Function):
     * to the prediction: :math:`\partial L / \partial p` of the regression loss
       :math:`L = \frac{1}{N} \sum_n \lVert p_n - g_n / \rho \rVert^2`, where :math:`n` runs over
       the :math:`N` positions (samples, time steps, pixels) and the norm over the features;
-    * to the meter: :math:`[\sum g^2, \sum p^2, \sum p g, \text{count}]` in `METER_UNIT`.
+    * to the meter: :math:`[\sum g^2, \sum p^2, \sum p g, \text{count}, 1]` in `METER_UNIT`.
 
     Source:
         Jaderberg et al. 2017, arXiv:1608.05343, section 2 (the regression of the synthetic
@@ -60,7 +64,10 @@ class Boundary(torch.autograd.Function):
         features: int,
         record: Pass | None,
     ) -> Tensor:
-        ctx.save_for_backward(prediction, scale, inverse_scale, mix)
+        ctx.save_for_backward(prediction)
+        # Not saved: an update changes them in place, which is no reason to refuse a second
+        # backward pass through the same graph.
+        ctx.units = scale, inverse_scale, mix
         ctx.mode, ctx.features, ctx.record = mode, features, record
         # A view, or the tensor itself, would be refused or dropped by an in-place consumer.
         return activation.clone()
@@ -73,7 +80,8 @@ class Boundary(torch.autograd.Function):
             if ctx.record.is_inert:
                 return true, None, None, *rest
             ctx.record.is_returned = True
-        prediction, scale, inverse_scale, mix = ctx.saved_tensors
+        (prediction,) = ctx.saved_tensors
+        scale, inverse_scale, mix = ctx.units
         wide = torch.promote_types(true.dtype, torch.float32)
         target, prediction = true.to(wide), prediction.to(wide)
 
@@ -89,15 +97,15 @@ class Boundary(torch.autograd.Function):
         for_prediction = None
         if ctx.needs_input_grad[1]:
             weight = 2.0 * ctx.features / true.numel()
-            for_prediction = target * (-weight * inverse_scale)
-            for_prediction = for_prediction.add_(prediction, alpha=weight)
+            error = torch.addcmul(prediction, target, inverse_scale.to(wide), value=-1.0)
+            for_prediction = error.mul_(weight)
 
         for_meter = None
         if ctx.needs_input_grad[2]:
             g, p = target.reshape(-1), prediction.reshape(-1)
-            count = torch.full((), true.numel(), dtype=wide, device=true.device)
-            sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), count))
-            for_meter = (sums * METER_UNIT).to(torch.float32)
+            entries = torch.full((), g.numel(), dtype=wide, device=g.device)
+            sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), entries, torch.ones_like(entries)))
+            for_meter = sums.to(torch.float32).mul_(METER_UNIT)
         return mixed, for_prediction, for_meter, *rest
 
 
@@ -120,7 +128,7 @@ def propagate(
     Args:
         activation: Output of the site. Shape ``[*]``.
         prediction: Synthetic gradient in units of the scale. Shape ``[*]``.
-        meter: Leaf whose gradient will carry the statistics, or a constant. Shape ``[4]``.
+        meter: Leaf whose gradient will carry the statistics, or a constant. Shape ``[5]``.
         scale: ρ, the unit of the prediction, in gradient units. Shape ``[]``.
         inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
         mix: λ, read in mode `MIXED`. Shape ``[]``.
@@ -133,7 +141,7 @@ def propagate(
 
     Example:
         >>> h = torch.ones(2, 3, requires_grad=True)
-        >>> one, meter = torch.ones(()), torch.zeros(4, requires_grad=True)
+        >>> one, meter = torch.ones(()), torch.zeros(5, requires_grad=True)
         >>> out = propagate(h, torch.full((2, 3), 5.0), meter, scale=one, inverse_scale=one,
         ...                 mix=one / 2, mode=MIXED, features=3)
         >>> out.sum().backward()

@@ -9,14 +9,11 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from .boundary import METER_UNIT, MIXED, SYNTHETIC, TRUE, Pass, propagate
+from .boundary import METER_ENTRIES, MIXED, SYNTHETIC, TRUE, Pass, propagate
 from .context import aligned, conditioned
 from .errors import ConfigError, ShapeError, SiteError
 from .synthesizers.base import DNINetwork
 from .synthesizers.choose import Layout, takes_context
-
-MEMORY = 0.98
-"""Weight of the past in the running statistics: a memory of about fifty updates."""
 
 
 class Statistics(TypedDict):
@@ -101,9 +98,9 @@ class Interface(nn.Module):
             ) from err
         self.synthesizer = built
         # A parameter, so that DDP reduces its gradient with all others; its value is never read.
-        self.meter = nn.Parameter(torch.zeros(4))
+        self.meter = nn.Parameter(torch.zeros(METER_ENTRIES))
         start = 0.0 if scale_targets else 1.0
-        self.register_buffer("running", torch.zeros(5))
+        self.register_buffer("running", torch.zeros(METER_ENTRIES))
         self.register_buffer("scale", torch.tensor(start))
         self.register_buffer("inverse_scale", torch.tensor(start))
         self.register_buffer("mix", torch.ones(()), persistent=False)
@@ -194,7 +191,7 @@ class Interface(nn.Module):
             ShapeError: The synthesizer returned another shape.
             SiteError: The synthesizer failed.
         """
-        moved = self.axis != self.layout.axis
+        moved = self.axis != self.layout.axis and activation.dim() > 2
         seen = activation.movedim(self.layout.axis, -1) if moved else activation
         arguments: tuple[Any, ...] = (None,)
         batch_axis = self.layout.batch_axis
@@ -274,51 +271,3 @@ class Interface(nn.Module):
             setattr(self, name, getattr(self, name).float())
         self._place = self._placement()
         return self
-
-
-@torch.no_grad()
-def absorb(interfaces: list[Interface], loss_scale: Tensor | None = None) -> Tensor | None:
-    r"""Take the statistics that a backward pass left in the meters into the running ones.
-
-    With the measured sums :math:`m` (and a 1, which counts how much weight has come together),
-    ``running`` becomes :math:`\beta` times itself plus :math:`(1 - \beta) m`, and :math:`\rho`
-    the root of (running sum of squares / running count). A pass whose true gradient is zero or
-    not finite changes nothing. Meters are cleared. Never waits for the device.
-
-    Args:
-        interfaces: Those whose meters may have a gradient.
-        loss_scale: Factor on the loss during that pass. Shape ``[]``.
-
-    Returns:
-        Whether all sums were finite, a boolean of shape ``[]``; ``None`` if no meter was reached.
-    """
-    heard = [i for i in interfaces if i.meter.grad is not None]
-    if not heard:
-        return None
-    device = heard[0].meter.device
-    # One interface may live on another device than the next (model parallelism).
-    sums, scales, running = (
-        torch.stack([t.to(device) for t in column])
-        for column in zip(*((i.meter.grad, i.scale, i.running) for i in heard), strict=True)
-    )
-    true, synthetic, product, count = (sums / METER_UNIT).unbind(1)
-    if loss_scale is not None:
-        true, product = true / loss_scale.square(), product / loss_scale
-    measured = torch.stack(
-        (true, synthetic * scales.square(), product * scales, count, torch.ones_like(count)), dim=1
-    )
-    finite = measured.isfinite().all(1)
-    usable = (finite & (true > 0)).unsqueeze(1)
-    running = torch.where(usable, torch.lerp(measured, running, MEMORY), running)
-    rms = (running[:, 0] / running[:, 3]).sqrt()
-    known = rms > torch.finfo(rms.dtype).tiny
-    scales = torch.where(known, rms, scales)
-    inverse_scales = torch.where(known, 1 / scales, torch.zeros_like(scales))
-    rows = (running.unbind(), scales.unbind(), inverse_scales.unbind())
-    for interface, sums_now, scale, inverse_scale in zip(heard, *rows, strict=True):
-        interface.meter.grad = None
-        interface.running.copy_(sums_now)
-        if interface.scale_targets:
-            interface.scale.copy_(scale)
-            interface.inverse_scale.copy_(inverse_scale)
-    return finite.all()

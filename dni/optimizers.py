@@ -82,11 +82,29 @@ def make_optimizer(
     return made
 
 
+def add_parameters(optimizer: Optimizer, site: str, params: list[nn.Parameter]) -> None:
+    """Add the parameters of one synthesizer to the single group of an optimizer.
+
+    One group for all keeps the time of a step and a learning-rate scheduler made earlier as they
+    are; the group remembers under ``"sites"`` whose parameters follow one another.
+
+    Args:
+        optimizer: Optimizer of the synthesizers.
+        site: Name of the interface.
+        params: The synthesizer's parameters; those of the first may be there already.
+    """
+    (group,) = optimizer.param_groups
+    known = group.setdefault("sites", [])
+    if known:
+        group["params"].extend(params)
+    known.append([site, len(params)])
+
+
 def ordered_like(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Put the parameter groups of a saved optimizer state into the order of a live optimizer.
+    """Put the parameters of a saved optimizer state into the order of a live optimizer.
 
     Synthesizers made on the first forward pass come in the order of the calls, those made from a
-    checkpoint in the order of the file; groups are matched by their ``site``.
+    checkpoint in the order of the file; they are matched by the ``"sites"`` of the group.
 
     Args:
         saved: ``optimizer.state_dict()`` of another session.
@@ -95,11 +113,16 @@ def ordered_like(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     Returns:
         A state with the same content that ``optimizer.load_state_dict`` matches rightly.
     """
-    by_site = {group.get("site"): group for group in saved["param_groups"]}
-    wanted = [group.get("site") for group in optimizer.param_groups]
-    if len(by_site) != len(saved["param_groups"]) or set(by_site) != set(wanted):
+    (group,), (live,) = saved["param_groups"], optimizer.param_groups
+    by_site: dict[str, list[int]] = {}
+    start = 0
+    for site, count in group["sites"]:
+        by_site[site] = group["params"][start : start + count]
+        start += count
+    if set(by_site) != {site for site, _ in live["sites"]}:
         return saved
-    return {**saved, "param_groups": [by_site[site] for site in wanted]}
+    params = [index for site, _ in live["sites"] for index in by_site[site]]
+    return {**saved, "param_groups": [{**group, "params": params, "sites": live["sites"]}]}
 
 
 class BackwardEnd:

@@ -11,9 +11,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .boundary import Pass
-from .interface import Interface, absorb
+from .interface import Interface
 from .interfaces import Interfaces
-from .optimizers import BackwardEnd, OptimizerSpec, current_backward, make_optimizer
+from .meters import Meters
+from .optimizers import (
+    BackwardEnd,
+    OptimizerSpec,
+    add_parameters,
+    current_backward,
+    make_optimizer,
+)
 from .sites import SiteName
 
 
@@ -33,8 +40,7 @@ class Updates:
 
     Attributes:
         count: Number of updates made so far.
-        synthesizer_optimizer: One optimizer for all synthesizers, a parameter group each;
-            ``None`` before the first.
+        synthesizer_optimizer: One optimizer for all synthesizers; ``None`` before the first.
         current: The forward pass under way, or the last one.
     """
 
@@ -69,6 +75,7 @@ class Updates:
         self._backward_end = BackwardEnd(self._on_backward_end)
         self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         self._finite: Tensor | None = None
+        self._meters = Meters()
         self.current: Pass | None = None
 
     # -- forward passes --------------------------------------------------------------------
@@ -117,13 +124,11 @@ class Updates:
         parameters = [p for p in interface.synthesizer.parameters() if p.requires_grad]
         if not parameters or not self.trains_synthesizers:
             return
-        group: dict[str, Any] = {"params": parameters, "site": name}
-        if self.synthesizer_optimizer is not None:
-            self.synthesizer_optimizer.add_param_group(group)
-        else:
+        if self.synthesizer_optimizer is None:
             self.synthesizer_optimizer = make_optimizer(
-                self.grad_optim, [group], lr=self.grad_lr, argument="grad_optim", fused=True
+                self.grad_optim, parameters, lr=self.grad_lr, argument="grad_optim", fused=True
             )
+        add_parameters(self.synthesizer_optimizer, name, parameters)
 
     def step(self, *, network: bool = True, synthesizers: bool = True) -> None:
         """Step the optimizers; the synthesizers' gradients are cleared, the network's stay."""
@@ -166,9 +171,8 @@ class Updates:
 
     def _on_backward_end(self) -> None:
         interfaces = self.interfaces.values()
-        finite = absorb(interfaces, self.loss_scale(interfaces[0].meter.device))
-        if finite is not None:
-            self._finite = finite if self._finite is None else self._finite & finite
+        finite = self._meters.absorb(interfaces, self.loss_scale(interfaces[0].meter.device))
+        self._finite = finite if self._finite is None else self._finite & finite
         if not self.is_automatic:
             return
         if any(not record.is_returned for record in self._passes):
@@ -185,7 +189,7 @@ class Updates:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_backward_end", "_passes", "_finite", "current"):
+        for name in ("_backward_end", "_passes", "_finite", "_meters", "current"):
             del state[name]
         return state
 

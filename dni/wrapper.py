@@ -355,7 +355,7 @@ class DNI(nn.Module):
 
     @property
     def synthesizer_optimizer(self) -> Optimizer | None:
-        """Optimizer of the synthesizers, one parameter group each; ``None`` before the first."""
+        """Optimizer of all synthesizers, in one parameter group; ``None`` before the first."""
         return self._updates.synthesizer_optimizer
 
     def step(self, *, network: bool = True, synthesizers: bool = True) -> None:
