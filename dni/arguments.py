@@ -21,6 +21,7 @@ def check_network(network: object) -> None:
     Raises:
         ConfigError: No module, or one whose parameters have no shape, or ``nn.DataParallel``.
         AttachmentError: The network is, or contains, a `DNI`.
+        SiteError: Nothing in it is trainable.
     """
     if not isinstance(network, nn.Module):
         raise ConfigError(f"`network` is a {type(network).__name__}; an `nn.Module` is needed.")
@@ -36,6 +37,11 @@ def check_network(network: object) -> None:
                 "`nn.DataParallel` shares hooks between its replicas; use "
                 "`DistributedDataParallel(DNI(network))`."
             )
+    if not any(p.requires_grad for p in network.parameters()):
+        raise SiteError(
+            f"`{type(network).__name__}` has no trainable parameter; there is nothing to update. "
+            "Check `requires_grad`."
+        )
     for name, parameter in network.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ConfigError(
@@ -49,6 +55,7 @@ def check_arguments(
     grad_scaler: torch.amp.GradScaler | None,
     grad_optim: object,
     gpu_id: int,
+    dni_params: object,
     **positive: float | None,
 ) -> None:
     """Refuse values that cannot work, all of them in one message.
@@ -58,6 +65,7 @@ def check_arguments(
         grad_scaler: See `DNI`.
         grad_optim: See `DNI`.
         gpu_id: See `DNI`.
+        dni_params: See `DNI`.
         **positive: Numbers that must be above 0, or ``None``.
 
     Raises:
@@ -81,7 +89,11 @@ def check_arguments(
             "`grad_optim` is an optimizer instance, but the synthesizers it would optimize do "
             "not exist yet; pass its name, its class or a factory"
         )
-    if gpu_id >= torch.cuda.device_count() and gpu_id >= 0:
+    if not isinstance(dni_params, Mapping):
+        faults.append(f"`dni_params` is {dni_params!r}; a dictionary is needed")
+    if not isinstance(gpu_id, int):
+        faults.append(f"`gpu_id` is {gpu_id!r}; a whole number is needed, -1 for none")
+    elif gpu_id >= torch.cuda.device_count() and gpu_id >= 0:
         count = torch.cuda.device_count()
         faults.append(
             f"`gpu_id` is {gpu_id}, but {count} GPUs are visible; -1 leaves devices alone"

@@ -20,17 +20,21 @@ METER_ENTRIES = 5
 
 
 class Pass:
-    """One forward pass of a wrapped network, known to every boundary it made.
+    """One training pass forward of a wrapped network, known to every boundary it made.
 
     Attributes:
-        is_returned: A backward pass has gone through it.
+        context: Features of the context it ran with; a checkpoint runs parts of it again.
+        is_returned: A backward pass has gone through it, or none ever will.
+        is_counted: The end of that backward pass has been noted.
         is_inert: The wrapper was detached since; its boundaries are then plain identities.
     """
 
-    __slots__ = ("__weakref__", "is_inert", "is_returned")
+    __slots__ = ("__weakref__", "context", "is_counted", "is_inert", "is_returned")
 
-    def __init__(self) -> None:
+    def __init__(self, context: Tensor | None = None) -> None:
+        self.context = context
         self.is_returned = False
+        self.is_counted = False
         self.is_inert = False
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import CheckpointError, did_you_mean
-from .interfaces import Interfaces, site_of
+from .interfaces import Interfaces
 from .sites import SiteName, unescape
 from .synthesizers.choose import Layout
 
@@ -40,7 +40,7 @@ def fitting(
     prefix: str,
     sites: Mapping[SiteName, nn.Module],
     interfaces: Interfaces,
-) -> list[tuple[SiteName, Layout]]:
+) -> list[tuple[SiteName, SiteName, Layout]]:
     """The interfaces that a state has and a wrapper has not, if all of them can be made there.
 
     Args:
@@ -50,18 +50,19 @@ def fitting(
         interfaces: Its interfaces.
 
     Returns:
-        Name and layout of each.
+        Name, site and layout of each.
 
     Raises:
         CheckpointError: One is at a site that does not exist here, or has another synthesizer.
     """
-    missing: list[tuple[SiteName, Layout]] = []
+    missing: list[tuple[SiteName, SiteName, Layout]] = []
     for name, saved in saved_interfaces(state, prefix).items():
-        module = sites.get(site_of(name))
+        site = saved["site"]
+        module = sites.get(site)
         if module is None:
-            hint = did_you_mean(name, sites)
+            hint = did_you_mean(site, sites)
             raise CheckpointError(
-                f"The state has an interface at {name!r}, which is no site here.{hint}"
+                f"The state has an interface at {site!r}, which is no site here.{hint}"
             )
         layout = Layout(
             features=int(saved["features"]),
@@ -69,14 +70,14 @@ def fitting(
             maps=bool(saved["maps"]),
             batch_axis=int(saved["batch_axis"]),
         )
-        here = interfaces.synthesizer_for(name, module, layout).__name__
+        here = interfaces.synthesizer_for(site, module, layout).__name__
         if here != saved["synthesizer"]:
             raise CheckpointError(
-                f"The state has a `{saved['synthesizer']}` at site {name!r}, this wrapper makes "
+                f"The state has a `{saved['synthesizer']}` at site {site!r}, this wrapper makes "
                 f"a `{here}` there; pass the `dni_network` it had when it was saved."
             )
         if name not in interfaces:
-            missing.append((name, layout))
+            missing.append((name, site, layout))
     return missing
 
 
@@ -119,15 +120,18 @@ def check(expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
-def check_training_state(state: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Refuse a training state that lacks a part or is for other parameters.
+def check_training_state(
+    state: Mapping[str, Any], optimizer: Optimizer, *, trains_synthesizers: bool
+) -> None:
+    """Refuse a training state that lacks a part or is for other optimizers.
 
     Args:
         state: What ``training_state()`` gave.
         optimizer: Optimizer of the network it is to be loaded into.
+        trains_synthesizers: Whether the wrapper it is to be loaded into trains synthesizers.
 
     Raises:
-        CheckpointError: A part is missing, or the optimizer has other groups.
+        CheckpointError: A part is missing, or the optimizer has other groups or settings.
     """
     missing = [k for k in ("model", "optimizer", "synthesizer_optimizer") if k not in state]
     if missing:
@@ -135,6 +139,14 @@ def check_training_state(state: Mapping[str, Any], optimizer: Optimizer) -> None
             f"The training state lacks {', '.join(map(repr, missing))}; load what "
             "`training_state()` gave. For a `state_dict()` use `load_state_dict`."
         )
+    if trains_synthesizers and state["synthesizer_optimizer"] is None:
+        trained = saved_interfaces(state["model"])
+        if trained:
+            raise CheckpointError(
+                "The state was saved with `train_synthesizers=False`, so it has no optimizer for "
+                "them; pass the same here, or load `state['model']` with `load_state_dict`."
+            )
+    check_settings("optimizer", state["optimizer"], optimizer)
     here = [len(group["params"]) for group in optimizer.param_groups]
     there = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
     if here != there:
@@ -142,3 +154,23 @@ def check_training_state(state: Mapping[str, Any], optimizer: Optimizer) -> None
             f"The saved optimizer has parameter groups of sizes {there}, this one {here}; "
             "nothing was loaded."
         )
+
+
+def check_settings(name: str, saved: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Refuse the state of another kind of optimizer.
+
+    Args:
+        name: Which optimizer, for the message.
+        saved: Its ``state_dict``.
+        optimizer: The optimizer to load it into.
+
+    Raises:
+        CheckpointError: Its groups have other settings.
+    """
+    for group, live in zip(saved["param_groups"], optimizer.param_groups, strict=False):
+        if set(group) != set(live):
+            raise CheckpointError(
+                f"The saved `{name}` has the settings {sorted(set(group) - {'params'})}, "
+                f"`{type(optimizer).__name__}` here has {sorted(set(live) - {'params'})}; use the "
+                "optimizer it was saved with. Nothing was loaded."
+            )

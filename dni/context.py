@@ -80,10 +80,14 @@ def aligned(context: Tensor, shape: torch.Size, *, site: str, batch_axis: int = 
     rows = context.shape[:-1]
     if rows == lead:
         return context
-    if rows.numel() == lead.numel():
+    if len(rows) == 2 and rows == lead[::-1] and batch_axis == 1:
+        return context.transpose(0, 1)
+    if rows.numel() == lead.numel() and 1 in (len(rows), len(lead)):
         return context.reshape(*lead, size)
-    for axis in (batch_axis, 1 - batch_axis):
-        if len(rows) == 1 and axis < len(lead) and lead[axis] == rows[0]:
+    # Only a sequence [T, B, D] has its batch elsewhere than in front.
+    axes = (batch_axis, 1 - batch_axis) if len(lead) == 2 else (0,)
+    for axis in axes:
+        if len(rows) == 1 and lead[axis] == rows[0]:
             view = [1] * len(lead)
             view[axis] = rows[0]
             return context.view(*view, size).expand(*lead, size)

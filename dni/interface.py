@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .boundary import METER_ENTRIES, MIXED, SYNTHETIC, TRUE, Pass, propagate
 from .context import aligned, conditioned
-from .errors import ConfigError, ShapeError, SiteError
+from .errors import ConfigError, DNIError, ShapeError, SiteError
 from .synthesizers.base import DNINetwork
 from .synthesizers.choose import Layout, takes_context
 
@@ -43,7 +43,7 @@ class Interface(nn.Module):
     seen :math:`\rho` is zero, and so is every synthetic gradient.
 
     Args:
-        site: Name of the site, for messages.
+        site: Dotted name of the site.
         synthesizer: Class of the synthesizer, called as ``synthesizer(input_size, hidden_size,
             output_size, **options)``.
         layout: How the site lays out its output.
@@ -90,7 +90,7 @@ class Interface(nn.Module):
         features = layout.features
         try:
             built = synthesizer(features + concatenated, hidden_size, features, **(options or {}))
-        except (TypeError, ConfigError) as err:
+        except Exception as err:
             raise ConfigError(
                 f"`{synthesizer.__name__}` at site {site!r} could not be made with "
                 f"input_size={features + concatenated}, hidden_size={hidden_size}, "
@@ -105,6 +105,7 @@ class Interface(nn.Module):
         self.register_buffer("inverse_scale", torch.tensor(start))
         self.register_buffer("mix", torch.ones(()), persistent=False)
         self.mode = TRUE
+        self._heard: Tensor | None = None
         self._place = self._placement()
 
     def _placement(self) -> tuple[torch.device, torch.dtype | None]:
@@ -218,9 +219,9 @@ class Interface(nn.Module):
             return compiled
         try:
             prediction, _ = self.synthesizer(seen, *arguments)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, DNIError):
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as err:
+        except Exception as err:
             raise SiteError(
                 f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
                 f"failed on an input of shape {tuple(seen.shape)}: {err}. It must return the "
@@ -232,6 +233,18 @@ class Interface(nn.Module):
                 f"returned a {type(prediction).__name__} as gradient; a tensor is needed."
             )
         return prediction
+
+    def keep_heard(self) -> None:
+        """Put aside what the meter has, where a user's ``zero_grad`` does not reach it."""
+        self._heard = self.heard()
+
+    def heard(self) -> Tensor | None:
+        """Take what the meter has gathered since the last call. Shape ``[5]``."""
+        grad, kept = self.meter.grad, self._heard
+        self.meter.grad = self._heard = None
+        if grad is None or kept is None:
+            return kept if grad is None else grad
+        return kept + grad
 
     def statistics(self) -> Statistics:
         """Read the running statistics; waits for the device."""
@@ -253,6 +266,7 @@ class Interface(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """What a wrapper needs to make this interface again before any forward pass."""
         return {
+            "site": self.site,
             "features": self.layout.features,
             "axis": self.layout.axis,
             "maps": self.layout.maps,

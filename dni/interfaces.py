@@ -28,7 +28,7 @@ class Interfaces(nn.Module):
     """The interfaces of one wrapper by name, with what it takes to make one.
 
     A site whose output holds several tensors has one interface for each: the first bears the
-    name of the site, the others ``site#1``, ``site#2``.
+    name of the site, the others ``site#1``, ``site#2``, see `name_of`.
 
     Args:
         dni_network: Which synthesizer, see `SynthesizerSpec`.
@@ -84,6 +84,13 @@ class Interfaces(nn.Module):
     def __len__(self) -> int:
         return len(self._modules)
 
+    def name_of(self, site: SiteName, number: int) -> SiteName:
+        """The name of the interface at one of the outputs of a site, counted from 0."""
+        name = f"{site}#{number}" if number else site
+        while number and name in self.sites:  # a module may bear that very name
+            name += "#"
+        return name
+
     def values(self) -> list[Interface]:
         """Every interface, in the order they were made."""
         return [self[name] for name in self]
@@ -107,19 +114,27 @@ class Interfaces(nn.Module):
         """
         if callable(self.share) or not self._shares:
             self._shares = lambda_at(self.share, updates, self.sites)
-            for name, interface in self.items():
-                interface.set_lambda(self._share_of(name))
+            for interface in self.values():
+                interface.set_lambda(self._share_of(interface.site))
 
-    def _share_of(self, name: SiteName) -> float:
-        return 1.0 if self.is_backprop else self._shares[site_of(name)]
+    def _share_of(self, site: SiteName) -> float:
+        return 1.0 if self.is_backprop else self._shares[site]
 
     def synthesizer_for(
-        self, name: SiteName, module: nn.Module, layout: Layout
+        self, site: SiteName, module: nn.Module, layout: Layout
     ) -> type[DNINetwork]:
         """The class of the synthesizer at a site: the user's choice, or what suits it."""
-        return resolve(self.dni_network, site_of(name), module) or choose(module, layout)
+        return resolve(self.dni_network, site, module) or choose(module, layout)
 
-    def make(self, name: SiteName, module: nn.Module, layout: Layout, like: Tensor) -> Interface:
+    def make(
+        self,
+        name: SiteName,
+        site: SiteName,
+        module: nn.Module,
+        *,
+        layout: Layout,
+        like: Tensor,
+    ) -> Interface:
         """Make the interface of a site and keep it.
 
         The random numbers it takes come from a generator of its own, seeded by torch's seed and
@@ -128,7 +143,8 @@ class Interfaces(nn.Module):
 
         Args:
             name: Name of the interface.
-            module: The module at its site.
+            site: Name of its site.
+            module: The module there.
             layout: Layout of the output.
             like: A floating tensor on the device and of the type the interface is to have.
 
@@ -138,7 +154,7 @@ class Interfaces(nn.Module):
         Raises:
             ConfigError: The synthesizer cannot be made for this layout.
         """
-        synthesizer = self.synthesizer_for(name, module, layout)
+        synthesizer = self.synthesizer_for(site, module, layout)
         options = dict(self.dni_params)
         if issubclass(synthesizer, RNNDNI):
             options.setdefault("batch_first", layout.batch_axis == 0)
@@ -146,7 +162,7 @@ class Interfaces(nn.Module):
             seed = torch.initial_seed() ^ zlib.crc32(name.encode())
             torch.default_generator.manual_seed(seed)
             interface = Interface(
-                name,
+                site,
                 synthesizer,
                 layout,
                 hidden_size=self.hidden_size,
@@ -156,32 +172,28 @@ class Interfaces(nn.Module):
             )
         interface.to(device=like.device, dtype=like.dtype)
         interface.train(self.training)
-        interface.set_lambda(self._share_of(name))
+        interface.set_lambda(self._share_of(site))
         self.add_module(escape(name), interface)
         return interface
 
-    def make_ahead(self, name: SiteName, module: nn.Module) -> Interface | None:
+    def make_ahead(self, site: SiteName, module: nn.Module) -> Interface | None:
         """Make the interface of a site before any forward pass, if the module tells its layout."""
         layout = layout_of(module)
         like = next((p for p in module.parameters() if p.is_floating_point()), None)
         if layout is None or like is None:
             return None
-        return self.make(name, module, layout, like)
+        return self.make(site, site, module, layout=layout, like=like)
 
-    def make_seen(self, name: SiteName, module: nn.Module, output: Tensor) -> Interface:
+    def make_seen(
+        self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor
+    ) -> Interface:
         """Make the interface of a site whose output is at hand."""
         layout = layout_from(module, output)
         like = output
         if torch.is_autocast_enabled(output.device.type):
             like = torch.empty((), device=output.device)  # autocast keeps weights in full precision
-        return self.make(name, module, layout, like)
+        return self.make(name, site, module, layout=layout, like=like)
 
-    def discard(self, names: Iterable[SiteName]) -> None:
-        """Forget some interfaces."""
-        for name in list(names):
-            del self._modules[escape(name)]
-
-
-def site_of(name: SiteName) -> SiteName:
-    """The site an interface belongs to: its name without the number of the output."""
-    return name.split("#", 1)[0]
+    def discard(self, name: SiteName) -> None:
+        """Forget an interface."""
+        del self._modules[escape(name)]

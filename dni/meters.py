@@ -56,7 +56,7 @@ class MeterTable:
 
     @torch.no_grad()
     def absorb(self, loss_scale: Tensor | None = None) -> Tensor:
-        """Take the gradients of the meters in, and clear them. Never waits for the device.
+        """Take in what the meters have gathered. Never waits for the device.
 
         Args:
             loss_scale: Factor on the loss during that pass. Shape ``[]``.
@@ -64,10 +64,8 @@ class MeterTable:
         Returns:
             Whether all sums were finite, a boolean of shape ``[]``.
         """
-        heard = [i.meter.grad for i in self._interfaces]
-        for interface in self._interfaces:
-            interface.meter.grad = None
-        measured = torch.stack([self._nothing if grad is None else grad for grad in heard])
+        heard = [i.heard() for i in self._interfaces]
+        measured = torch.stack([self._nothing if sums is None else sums for sums in heard])
         measured.mul_(self._unit)
         if loss_scale is not None:
             measured[:, TRUE] /= loss_scale.square()

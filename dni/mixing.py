@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import TypeAlias
 
 from .errors import ConfigError, did_you_mean
@@ -52,10 +53,7 @@ def lambda_at(value: Lambda, updates: int, sites: Iterable[SiteName]) -> dict[Si
 def checked(value: object, site: SiteName | None = None) -> float:
     """A single λ as a float, or a `ConfigError` that says where it comes from."""
     where = "" if site is None else f" at site {site!r}"
-    try:
-        share = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        share = float("nan")
+    share = float(value) if isinstance(value, Real) else float("nan")
     if not 0.0 <= share <= 1.0:
         raise ConfigError(
             f"`λ`{where} is {value!r}; a number from 0 (synthetic gradients only) to 1 "

@@ -17,10 +17,13 @@ from .errors import ConfigError, did_you_mean
 OptimizerSpec: TypeAlias = str | type[Optimizer] | Callable[..., Optimizer] | Optimizer | None
 """A name (``"adam"``), a class, a factory ``params -> Optimizer``, or an instance."""
 
+_NEED_MORE = {"optimizer", "lbfgs", "sparseadam"}
+"""Not by name: the base class, one that needs a closure, one that needs sparse gradients."""
+
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): found
     for name, found in vars(torch.optim).items()
-    if inspect.isclass(found) and issubclass(found, Optimizer) and found is not Optimizer
+    if inspect.isclass(found) and issubclass(found, Optimizer) and name.lower() not in _NEED_MORE
 }
 
 
@@ -74,7 +77,10 @@ def make_optimizer(
             f"`{argument}` is {spec!r}; the name of an optimizer, its class, an instance or a "
             "factory `params -> Optimizer` is needed."
         )
-    made = make(params, **options)
+    try:
+        made = make(params, **options)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"`{argument}` could not be made for these parameters: {err}") from err
     if not isinstance(made, Optimizer):
         raise ConfigError(
             f"`{argument}` returned a {type(made).__name__}; a `torch.optim.Optimizer` is needed."
@@ -98,6 +104,26 @@ def add_parameters(optimizer: Optimizer, site: str, params: list[nn.Parameter]) 
     if known:
         group["params"].extend(params)
     known.append([site, len(params)])
+
+
+def remove_parameters(optimizer: Optimizer, site: str) -> None:
+    """Take the parameters of one synthesizer, and what was remembered of them, out again.
+
+    Args:
+        optimizer: Optimizer of the synthesizers.
+        site: Name of the interface; an unknown one changes nothing.
+    """
+    (group,) = optimizer.param_groups
+    start = 0
+    for entry in list(group["sites"]):
+        name, count = entry
+        if name == site:
+            for parameter in group["params"][start : start + count]:
+                optimizer.state.pop(parameter, None)
+            del group["params"][start : start + count]
+            group["sites"].remove(entry)
+        else:
+            start += count
 
 
 def ordered_like(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
@@ -125,6 +151,11 @@ def ordered_like(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     return {**saved, "param_groups": [{**group, "params": params, "sites": live["sites"]}]}
 
 
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters of an optimizer, over its groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 class BackwardEnd:
     """Calls a method once when a backward pass that reached one of its tensors has ended.
 
@@ -132,18 +163,26 @@ class BackwardEnd:
     forward pass that is recomputed during backward, makes the outer pass the one to wait for.
 
     Args:
-        call: Method called without arguments, after the gradients of all leaves are there and
-            after the callbacks of DDP that reduce them. Its object is not kept alive.
+        call: Method to call without arguments, after the gradients of all leaves are there and
+            after the callbacks of DDP that reduce them.
+        is_expected: Method that tells whether some tensors' gradients count at present.
+            The object of neither is kept alive.
     """
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], None], is_expected: Callable[[], bool]) -> None:
         self._call = weakref.WeakMethod(call)
+        self._is_expected = weakref.WeakMethod(is_expected)
         self._task = -1
         self._is_joined = False
 
     def listen(self, leaf: Tensor) -> RemovableHandle:
         """Wait for gradients of a leaf; the handle ends it."""
         handle: RemovableHandle = leaf.register_post_accumulate_grad_hook(self._on_gradient)
+        return handle
+
+    def listen_if_expected(self, leaf: Tensor) -> RemovableHandle:
+        """Wait for gradients of a leaf while `is_expected` says so; the handle ends it."""
+        handle: RemovableHandle = leaf.register_post_accumulate_grad_hook(self._on_some_gradient)
         return handle
 
     def join(self) -> None:
@@ -153,10 +192,18 @@ class BackwardEnd:
             self._await(task)
             self._is_joined = True
 
-    def forget(self) -> None:
-        """Stop waiting for a pass that raised, which never ends."""
+    def forget(self) -> bool:
+        """Stop waiting; returns whether a pass had begun that raised and so never ended."""
+        was_waiting = self._task != -1
         self._task = -1
         self._is_joined = False
+        return was_waiting
+
+    def _on_some_gradient(self, leaf: Tensor) -> None:
+        if self._task == -1:
+            is_expected = self._is_expected()
+            if is_expected is not None and is_expected():
+                self._on_gradient(leaf)
 
     def _on_gradient(self, _: Tensor) -> None:
         task = current_backward()

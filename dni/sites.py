@@ -94,6 +94,8 @@ def _chosen_sites(network: nn.Module, sites: SiteSpec) -> dict[SiteName, nn.Modu
         chosen: set[str] = set()
         for wanted in sites:
             chosen |= _named(modules, wanted)
+        if not chosen:
+            raise SiteError("`sites` is empty; name at least one module, or leave it out.")
         return {name: m for name, m in modules.items() if name in chosen}
     if not callable(sites):
         raise ConfigError(
@@ -123,22 +125,23 @@ def _named(modules: dict[str, nn.Module], wanted: object) -> set[str]:
 
 
 def escape(site: SiteName) -> str:
-    """The name of a site as a key of ``state_dict``: without dots, never empty.
+    """The name of a site as a key of ``state_dict``: a path, whose dots have become slashes.
 
-    ``~`` becomes ``~0``, ``/`` becomes ``~1``, a dot becomes ``/``; the network itself is ``~``.
+    It starts with a slash, so that it never equals an attribute of a module (attention has
+    children called ``keys`` and ``values``). ``~`` becomes ``~0`` and ``/`` becomes ``~1``.
 
     Example:
         >>> escape("layer1.0.conv1"), escape("")
-        ('layer1/0/conv1', '~')
+        ('/layer1/0/conv1', '/')
     """
-    return site.replace("~", "~0").replace("/", "~1").replace(".", "/") if site else "~"
+    return "/" + site.replace("~", "~0").replace("/", "~1").replace(".", "/")
 
 
 def unescape(key: str) -> SiteName:
     """The site that a key of ``state_dict`` belongs to.
 
     Example:
-        >>> unescape("layer1/0/conv1"), unescape("~")
+        >>> unescape("/layer1/0/conv1"), unescape("/")
         ('layer1.0.conv1', '')
     """
-    return "" if key == "~" else key.replace("/", ".").replace("~1", "/").replace("~0", "~")
+    return key[1:].replace("/", ".").replace("~1", "/").replace("~0", "~")

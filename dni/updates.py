@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from .boundary import Pass
 from .interface import Interface
@@ -20,6 +21,8 @@ from .optimizers import (
     add_parameters,
     current_backward,
     make_optimizer,
+    parameters_of,
+    remove_parameters,
 )
 from .sites import SiteName
 
@@ -41,7 +44,7 @@ class Updates:
     Attributes:
         count: Number of updates made so far.
         synthesizer_optimizer: One optimizer for all synthesizers; ``None`` before the first.
-        current: The forward pass under way, or the last one.
+        current: The training pass forward that is under way, or the last one.
     """
 
     def __init__(
@@ -69,26 +72,68 @@ class Updates:
         self.count = 0
         self._gradients_are_used = False
         self._is_due = False
+        self._backwards = 0  # passes back since the synthesizers' last step
         self._connect()
 
+    # -- life ------------------------------------------------------------------------------
+
     def _connect(self) -> None:
-        self._backward_end = BackwardEnd(self._on_backward_end)
-        self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
-        self._finite: Tensor | None = None
+        """Make what cannot be copied, and listen."""
+        self._backward_end = BackwardEnd(self._on_backward_end, self._is_expected)
         self._meters = Meters()
+        self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         self.current: Pass | None = None
+        self._handles: list[RemovableHandle] = [
+            self._backward_end.listen(interface.meter) for interface in self.interfaces.values()
+        ]
+        if self.is_automatic:
+            # A loss may reach parameters without passing an interface, by h_n of an LSTM say.
+            self._handles += [
+                self._backward_end.listen_if_expected(parameter)
+                for parameter in self.network.parameters()
+                if parameter.requires_grad
+            ]
+
+    def detach(self) -> None:
+        """Stop listening; the boundaries of graphs still alive become plain identities."""
+        self.flush()
+        while self._handles:
+            self._handles.pop().remove()
+        for record in self._passes:
+            record.is_inert = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = ("_backward_end", "_meters", "_passes", "current", "_handles")
+        return {k: v for k, v in self.__dict__.items() if k not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._connect()
 
     # -- forward passes --------------------------------------------------------------------
 
-    def begin(self, is_training: bool) -> None:
-        """Start a forward pass; it closes whatever an earlier one left open."""
+    def begin(self, is_training: bool, context: Tensor | None) -> None:
+        """Start a pass forward; it closes whatever an earlier one left open.
+
+        Args:
+            is_training: Whether the pass goes through the interfaces.
+            context: Features of the context it runs with.
+        """
         if current_backward() != -1:  # a checkpoint runs the network again within backward
             return
-        self._backward_end.forget()
+        if self._backward_end.forget():
+            self._drop_gradients()
         self.flush()
-        self.current = Pass() if is_training else None
+        if self._backwards and not self.is_automatic and self._outer_loop_has_stepped():
+            self._absorb()
+        self.current = Pass(context) if is_training else None
         if self.current is not None:
             self._passes.add(self.current)
+
+    def abandon(self) -> None:
+        """Note that the pass forward raised: nothing will come back from it."""
+        if self.current is not None and current_backward() == -1:
+            self.current.is_returned = self.current.is_counted = True
 
     def join(self) -> None:
         """Note that a site is reached, maybe within a backward pass (see `BackwardEnd`)."""
@@ -101,26 +146,23 @@ class Updates:
             for parameter in self.network.parameters():
                 parameter.grad = None
 
-    def make_inert(self) -> None:
-        """Turn the boundaries of every graph still alive into plain identities."""
-        self.flush()
+    def _drop_gradients(self) -> None:
+        """Forget what a backward pass left behind that raised half way."""
+        if self.is_automatic:
+            self._gradients_are_used = True
+            self.clear_used()
+        if self.synthesizer_optimizer is not None:
+            self.synthesizer_optimizer.zero_grad()
+        for interface in self.interfaces.values():
+            interface.heard()
         for record in self._passes:
-            record.is_inert = True
+            record.is_returned = record.is_counted = True
 
-    # -- optimizers ------------------------------------------------------------------------
+    # -- interfaces ------------------------------------------------------------------------
 
     def adopt(self, name: SiteName, interface: Interface) -> None:
         """Listen to an interface and optimize its synthesizer."""
-        self._backward_end.listen(interface.meter)
-        self._optimize(name, interface)
-
-    def optimize_again(self) -> None:
-        """Make the synthesizers' optimizer anew, after an interface was discarded."""
-        self.synthesizer_optimizer = None
-        for name, interface in self.interfaces.items():
-            self._optimize(name, interface)
-
-    def _optimize(self, name: SiteName, interface: Interface) -> None:
+        self._handles.append(self._backward_end.listen(interface.meter))
         parameters = [p for p in interface.synthesizer.parameters() if p.requires_grad]
         if not parameters or not self.trains_synthesizers:
             return
@@ -130,24 +172,91 @@ class Updates:
             )
         add_parameters(self.synthesizer_optimizer, name, parameters)
 
+    def discard(self, names: Iterable[SiteName]) -> None:
+        """Forget interfaces, and what was remembered to optimize them."""
+        for name in list(names):
+            self.interfaces.discard(name)
+            if self.synthesizer_optimizer is not None:
+                remove_parameters(self.synthesizer_optimizer, name)
+                if not parameters_of(self.synthesizer_optimizer):
+                    self.synthesizer_optimizer = None
+
+    # -- the end of backward ---------------------------------------------------------------
+
+    def _is_expected(self) -> bool:
+        return any(not record.is_returned for record in self._passes)
+
+    def _on_backward_end(self) -> None:
+        self._backwards += 1
+        back = [p for p in self._passes if p.is_returned and not p.is_counted]
+        if not back and self.current is not None:  # it went by every interface
+            back = [self.current]
+        for record in back:
+            record.is_returned = record.is_counted = True
+        if not self.is_automatic:
+            self._keep()
+        elif self._is_expected():
+            self._is_due = True  # an update now would spoil the graph of that other pass
+        else:
+            self._update()
+
+    def _update(self) -> None:
+        self._is_due = False
+        self._gradients_are_used = True
+        self.step()
+
+    def flush(self) -> None:
+        """Make the update that waits for another pass to come back."""
+        if self._is_due:
+            self._update()
+
+    # -- optimizers ------------------------------------------------------------------------
+
     def step(self, *, network: bool = True, synthesizers: bool = True) -> None:
         """Step the optimizers; the synthesizers' gradients are cleared, the network's stay."""
         if network:
             self._clip(self.optimizer)
             self.optimizer.step()
-        if synthesizers and self.synthesizer_optimizer is not None:
-            if self._was_finite():
-                self._clip(self.synthesizer_optimizer)
-                self.synthesizer_optimizer.step()
-            self.synthesizer_optimizer.zero_grad()
-            self._finite = None
+        if synthesizers:
+            self._step_synthesizers()
         self.count += 1
         self.interfaces.mix(self.count)
 
-    def flush(self) -> None:
-        """Make the update that waits for another forward pass to come back."""
-        if self._is_due:
-            self._update()
+    def _step_synthesizers(self) -> None:
+        backwards = self._backwards
+        finite = self._absorb()
+        optimizer = self.synthesizer_optimizer
+        if optimizer is None or finite is None:
+            return
+        # Asked only where it costs no waiting: on the CPU, or where the scaler waits anyway.
+        is_free = finite.device.type == "cpu" or self.grad_scaler is not None
+        if not is_free or bool(finite):
+            if backwards > 1:  # each pass brought the gradient of a mean over its own batch
+                grads = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
+                torch._foreach_div_(grads, backwards)
+            self._clip(optimizer)
+            optimizer.step()
+        optimizer.zero_grad()
+
+    def _absorb(self) -> Tensor | None:
+        """Bring the running statistics up to date; whether the gradients were finite."""
+        self._backwards = 0
+        interfaces = self.interfaces.values()
+        if not interfaces:
+            return None
+        return self._meters.absorb(interfaces, self.loss_scale(interfaces[0].meter.device))
+
+    def _keep(self) -> None:
+        """Put the statistics aside until the step, where an outer ``zero_grad`` spares them."""
+        for interface in self.interfaces.values():
+            interface.keep_heard()
+        if self.synthesizer_optimizer is None:
+            self._absorb()
+
+    def _outer_loop_has_stepped(self) -> bool:
+        """Whether an optimizer of the user's over all parameters was at work, and cleared them."""
+        optimizer = self.synthesizer_optimizer
+        return optimizer is not None and all(p.grad is None for p in parameters_of(optimizer))
 
     def loss_scale(self, device: torch.device) -> Tensor | None:
         """Factor that the gradient scaler puts on the loss. Shape ``[]``."""
@@ -157,44 +266,4 @@ class Updates:
 
     def _clip(self, optimizer: Optimizer) -> None:
         if self.clip is not None:
-            groups: Iterable[dict[str, Any]] = optimizer.param_groups
-            nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], self.clip)
-
-    def _was_finite(self) -> bool:
-        """Whether the synthesizers' gradients are numbers; asked only where it costs no waiting."""
-        if self._finite is None:
-            return True
-        is_free = self._finite.device.type == "cpu" or self.grad_scaler is not None
-        return bool(self._finite) if is_free else True
-
-    # -- the end of backward ---------------------------------------------------------------
-
-    def _on_backward_end(self) -> None:
-        interfaces = self.interfaces.values()
-        finite = self._meters.absorb(interfaces, self.loss_scale(interfaces[0].meter.device))
-        self._finite = finite if self._finite is None else self._finite & finite
-        if not self.is_automatic:
-            return
-        if any(not record.is_returned for record in self._passes):
-            self._is_due = True  # an update now would spoil the graph of that pass
-        else:
-            self._update()
-
-    def _update(self) -> None:
-        self._is_due = False
-        self.step()
-        self._gradients_are_used = True
-
-    # -- copies ----------------------------------------------------------------------------
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for name in ("_backward_end", "_passes", "_finite", "_meters", "current"):
-            del state[name]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._connect()
-        for interface in self.interfaces.values():
-            self._backward_end.listen(interface.meter)
+            nn.utils.clip_grad_norm_(parameters_of(optimizer), self.clip)

@@ -25,7 +25,7 @@ from .attachment import Attachment
 from .context import encode
 from .errors import CheckpointError, ContextError, DNIWarning
 from .interface import Statistics
-from .interfaces import Interfaces, site_of
+from .interfaces import Interfaces
 from .mixing import Lambda
 from .optimizers import OptimizerSpec, make_optimizer, ordered_like
 from .sites import SiteName, SiteSpec, find_sites
@@ -131,6 +131,7 @@ class DNI(nn.Module):
             grad_scaler=grad_scaler,
             grad_optim=grad_optim,
             gpu_id=gpu_id,
+            dni_params=dni_params,
         )
         super().__init__()
         self._sites = find_sites(network, recursive=recursive, sites=sites)
@@ -204,8 +205,12 @@ class DNI(nn.Module):
         is_compiling = torch.compiler.is_compiling()
         try:
             if not is_compiling:
-                self._updates.begin(self._is_active())
+                self._updates.begin(self._is_active(), self._context)
             output = self.network(*args, **kwargs)
+        except BaseException:
+            if not is_compiling:
+                self._updates.abandon()
+            raise
         finally:
             self._context = previous
         if not (self._has_run or is_compiling) and self._is_active():
@@ -246,6 +251,12 @@ class DNI(nn.Module):
     def _is_active(self) -> bool:
         return self.training and torch.is_grad_enabled() and not self._is_paused
 
+    def _note_call(self, site: SiteName) -> None:
+        """Remember that a training pass came to a site, even within the network's own no_grad."""
+        if self._updates.current is not None:
+            self._called.pop(site, None)
+            self._called[site] = None
+
     def _look_back(self) -> None:
         """After the first training pass: which sites were not called, and which came last."""
         silent = [site for site in self._sites if site not in self._called]
@@ -264,26 +275,24 @@ class DNI(nn.Module):
     def _skip(self, last: SiteName) -> None:
         """Leave the site that is called last without interface."""
         self._last_site = last
-        self.interfaces.discard(name for name in self.interfaces if site_of(name) == last)
+        self._updates.discard(n for n, i in self.interfaces.items() if i.site == last)
         self.interfaces.is_backprop = False
         self.interfaces.set_share(self.interfaces.share, self.updates)
-        self._updates.optimize_again()
 
     # -- sites -----------------------------------------------------------------------------
 
     def at_site(self, site: SiteName, module: nn.Module, output: Any) -> Any:
         """Called by the hook of a site; returns the site's output behind boundaries."""
+        if not self._has_run and not torch.compiler.is_compiling():
+            self._note_call(site)
         if not self._is_active() or site == self._last_site:
             return None
         self._updates.clear_used()
         if not torch.compiler.is_compiling():
             self._updates.join()
-            if not self._has_run:
-                self._called.pop(site, None)
-                self._called[site] = None
         if isinstance(output, Tensor):
             check_floating(output, site, module)
-            return self._through(site, module, output)
+            return self._through(site, site, module, output)
         leaves, spec = pytree.tree_flatten(output)
         carriers = [
             index
@@ -295,30 +304,33 @@ class DNI(nn.Module):
         if isinstance(module, nn.RNNBase):
             carriers = carriers[:1]  # the state after the last step belongs to temporal interfaces
         for number, index in enumerate(carriers):
-            name = f"{site}#{number}" if number else site
-            leaves[index] = self._through(name, module, leaves[index])
+            name = self.interfaces.name_of(site, number)
+            leaves[index] = self._through(name, site, module, leaves[index])
         return pytree.tree_unflatten(leaves, spec)
 
-    def _through(self, name: SiteName, module: nn.Module, output: Tensor) -> Tensor:
+    def _through(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> Tensor:
         """Pass one tensor through its interface, which is made if there is none yet."""
         if not output.requires_grad:
             return output
-        if self.interfaces.context_size is not None and self._context is None:
+        context, record = self._context, None
+        if not torch.compiler.is_compiling():
+            record = self._updates.current
+            if context is None and record is not None:
+                context = record.context  # a checkpoint runs this again after the pass has ended
+        if context is None and self.interfaces.context_size is not None:
             raise ContextError(
-                f"Site {name!r} has a conditioned synthesizer (`context_size="
+                f"Site {site!r} has a conditioned synthesizer (`context_size="
                 f"{self.interfaces.context_size}`), but this training pass has no context; call "
                 "`net(x, context=labels)` or use `with net.context(labels):`."
             )
         if name not in self.interfaces:
-            self._make(name, module, output)
+            self._make(name, site, module, output)
         interface = self.interfaces[name]
-        record = None
         if not torch.compiler.is_compiling():
             interface.follow(output)
-            record = self._updates.current
         through: Tensor = interface(
             output,
-            self._context,
+            context,
             record=record,
             loss_scale=self._updates.loss_scale(output.device),
             train=self._updates.trains_synthesizers,
@@ -326,9 +338,10 @@ class DNI(nn.Module):
         return through
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _make(self, name: SiteName, module: nn.Module, output: Tensor) -> None:
-        check_axes(output, name)
-        self._updates.adopt(name, self.interfaces.make_seen(name, module, output.detach()))
+    def _make(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
+        check_axes(output, site)
+        made = self.interfaces.make_seen(name, site, module, output.detach())
+        self._updates.adopt(name, made)
 
     # -- λ and updates ---------------------------------------------------------------------
 
@@ -391,7 +404,7 @@ class DNI(nn.Module):
             The network.
         """
         self._attachment.detach()
-        self._updates.make_inert()
+        self._updates.detach()
         return self.network
 
     def __getattr__(self, name: str) -> Any:
@@ -420,6 +433,7 @@ class DNI(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What ``state_dict`` holds besides tensors."""
+        self._updates.flush()
         version = checkpoint.VERSION
         return {"version": version, "updates": self.updates, "last_site": self._last_site}
 
@@ -450,8 +464,7 @@ class DNI(nn.Module):
             if strict:
                 checkpoint.check(self.state_dict(), state_dict)
         except CheckpointError:
-            self.interfaces.discard(set(self.interfaces) - before)
-            self._updates.optimize_again()
+            self._updates.discard(set(self.interfaces) - before)
             raise
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
@@ -465,8 +478,10 @@ class DNI(nn.Module):
     def _make_saved(self, state: Mapping[str, Any], prefix: str) -> None:
         """Make the interfaces that a state has and this wrapper has not."""
         like = next(p for p in self.network.parameters() if p.is_floating_point())
-        for name, layout in checkpoint.fitting(state, prefix, self._sites, self.interfaces):
-            made = self.interfaces.make(name, self._sites[site_of(name)], layout, like)
+        missing = checkpoint.fitting(state, prefix, self._sites, self.interfaces)
+        for name, site, layout in missing:
+            module = self._sites[site]
+            made = self.interfaces.make(name, site, module, layout=layout, like=like)
             self._updates.adopt(name, made)
 
     def training_state(self) -> dict[str, Any]:
@@ -476,11 +491,11 @@ class DNI(nn.Module):
             A dictionary of tensors and plain values, which ``torch.load(weights_only=True)``
             reads back.
         """
-        self._updates.flush()
+        model = self.state_dict()
         synthesizers = self.synthesizer_optimizer
         return {
             "version": checkpoint.VERSION,
-            "model": self.state_dict(),
+            "model": model,
             "optimizer": self.optimizer.state_dict(),
             "synthesizer_optimizer": None if synthesizers is None else synthesizers.state_dict(),
         }
@@ -491,9 +506,14 @@ class DNI(nn.Module):
         Raises:
             CheckpointError: A part is missing or does not fit; nothing is loaded then.
         """
-        checkpoint.check_training_state(state, self.optimizer)
+        checkpoint.check_training_state(
+            state, self.optimizer, trains_synthesizers=self._updates.trains_synthesizers
+        )
+        saved, live = state["synthesizer_optimizer"], self.synthesizer_optimizer
+        if saved is not None and live is not None:
+            checkpoint.check_settings("synthesizer_optimizer", saved, live)
         self.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.synthesizer_optimizer is not None:
-            saved = ordered_like(state["synthesizer_optimizer"], self.synthesizer_optimizer)
+        if saved is not None and self.synthesizer_optimizer is not None:
+            saved = ordered_like(saved, self.synthesizer_optimizer)
             self.synthesizer_optimizer.load_state_dict(saved)

@@ -86,3 +86,16 @@ def start_at_zero(layer: nn.Linear | nn.Conv2d) -> None:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def at_least(least: int, **numbers: int) -> None:
+    """Refuse arguments that are no whole numbers or too small.
+
+    Raises:
+        ConfigError: Names the argument, what was given and what is needed.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(
+                f"`{name}` is {value!r}; a whole number of at least {least} is needed."
+            )

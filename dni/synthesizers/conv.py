@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
-from .base import DNINetwork, start_at_zero
+from .base import DNINetwork, at_least, start_at_zero
 
 Pool = Literal["none", "max", "avg"]
 
@@ -58,6 +58,8 @@ class Conv2dDNI(DNINetwork):
         bias: bool = True,
     ) -> None:
         super().__init__(input_size, hidden_size, output_size)
+        at_least(0, num_layers=num_layers)
+        at_least(1, kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             raise ConfigError(
                 f"`kernel_size` is {kernel_size}; an odd number is needed so that the gradient "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import DNINetwork, start_at_zero
+from .base import DNINetwork, at_least, start_at_zero
 
 
 class LinearDNI(DNINetwork):
@@ -46,6 +46,7 @@ class LinearDNI(DNINetwork):
         bias: bool = True,
     ) -> None:
         super().__init__(input_size, hidden_size, output_size)
+        at_least(0, num_layers=num_layers)
         widths = [input_size] + [hidden_size] * num_layers
         layers: list[nn.Module] = []
         for width, next_width in zip(widths, widths[1:], strict=False):

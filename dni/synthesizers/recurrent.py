@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..errors import ConfigError, did_you_mean
-from .base import DNINetwork, start_at_zero
+from .base import DNINetwork, at_least, start_at_zero
 
 Cell = Literal["lstm", "gru", "rnn"]
 CELLS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -57,6 +57,7 @@ class RNNDNI(DNINetwork):
         super().__init__(input_size, hidden_size, output_size)
         if kind not in CELLS:
             raise ConfigError(f"`kind` is {kind!r}, no recurrent layer.{did_you_mean(kind, CELLS)}")
+        at_least(1, num_layers=num_layers)
         self.time_axis = 1 if batch_first else 0
         layer: Callable[..., nn.RNNBase] = CELLS[kind]
         self.layers = layer(
