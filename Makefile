@@ -39,10 +39,11 @@ install: $(INSTALLED)  ## make .venv and install the package into it, once
 $(INSTALLED): requirements.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "dni needs Python 3.10 or newer; try: make PYTHON=python3.11" >&2; exit 2; }
-	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || \
+		{ echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (once, a few minutes)"
-	@$(BIN)/python -m pip install --quiet -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[vision,tasks,dev]'
+	@$(BIN)/python -m pip install -qq -r requirements.txt
+	@$(BIN)/python -m pip install -qq --no-build-isolation -e '.[vision,tasks,dev]'
 	@touch $@
 
 clean:  ## remove .venv, caches and everything a run or build wrote (not downloaded data)

@@ -12,6 +12,7 @@ from statistics import median
 import matplotlib as mpl
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -54,7 +55,9 @@ class Synthesis:
 ROWS: dict[str, Synthesis | None] = {
     "backprop": None,
     "DNI, λ = 0.5": Synthesis(lambda_=0.5, hidden_size=256, num_layers=1),
-    "DNI, λ = 0, labels": Synthesis(lambda_=0.0, hidden_size=256, num_layers=1, context=True),
+    "DNI, λ = 0, labels": Synthesis(
+        lambda_=0.0, hidden_size=256, num_layers=0, grad_lr=1e-2, context=True
+    ),
 }
 LAYERS, BATCH = 3, 256
 COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
@@ -96,7 +99,7 @@ def train(plan: Plan, images: Images) -> Run:
     row, seed, settings = plan
     torch.manual_seed(seed)
     network, learn = learner(FCN(LAYERS).to(images.train.device), ROWS[row])
-    # Not torch's own generator: synthesizers draw from that, and rows would see other batches.
+    # One of its own, so that every row sees the same batches.
     shuffling = torch.Generator().manual_seed(seed)
     errors: list[float] = []
     seconds = 0.0
@@ -166,7 +169,7 @@ def table(runs: Sequence[Run]) -> str:
                 row,
                 ", ".join(f"{error:.2f}" for error in errors),
                 f"{median(errors):.2f}",
-                f"{median(errors) - baseline:+.2f}" if synthesis else "",
+                f"{round(median(errors) - baseline, 2) + 0.0:+.2f}" if synthesis else "",
                 f"{median(run.seconds for run in mine):.0f}",
                 ", ".join(f"{cosine:.2f}" for cosine in cosines),
             ]
@@ -185,6 +188,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         medians = [median(errors) for errors in zip(*curves, strict=True)]
         label = f"{row}: {medians[-1]:.2f} %"
         axes.plot(epochs, medians, color=colour, linewidth=2.2, marker="o", label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")

@@ -54,6 +54,7 @@ class Attachment:
     def __init__(self, owner: Listener) -> None:
         self._owner = weakref.ref(owner)
         self._handles: list[RemovableHandle] = []
+        weakref.finalize(owner, remove_all, self._handles)
 
     def attach(self, sites: Mapping[SiteName, nn.Module]) -> None:
         """Put one forward hook on every site: all of them, or none if one fails.
@@ -80,8 +81,13 @@ class Attachment:
 
     def detach(self) -> None:
         """Take every hook off; a second call does nothing."""
-        while self._handles:
-            self._handles.pop().remove()
+        remove_all(self._handles)
+
+
+def remove_all(handles: list[RemovableHandle]) -> None:
+    """Remove every hook of a list, and empty it."""
+    while handles:
+        handles.pop().remove()
 
 
 def site_hooks(module: nn.Module) -> dict[int, SiteHook]:

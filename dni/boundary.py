@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -23,16 +24,19 @@ class Pass:
     """One training pass forward of a wrapped network, known to every boundary it made.
 
     Attributes:
+        number: Passes are numbered in the order in which they begin.
         context: Features of the context it ran with; a checkpoint runs parts of it again.
         is_returned: A backward pass has gone through it, or none ever will.
         is_counted: The end of that backward pass has been noted.
         is_inert: The wrapper was detached since; its boundaries are then plain identities.
     """
 
-    __slots__ = ("__weakref__", "context", "is_counted", "is_inert", "is_returned")
+    __slots__ = ("__weakref__", "context", "is_counted", "is_inert", "is_returned", "number")
+    _numbers = itertools.count()
 
     def __init__(self, context: Tensor | None = None) -> None:
         self.context = context
+        self.number = next(self._numbers)
         self.is_returned = False
         self.is_counted = False
         self.is_inert = False

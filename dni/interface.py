@@ -129,7 +129,7 @@ class Interface(nn.Module):
     def set_lambda(self, value: float) -> None:
         """Set λ, the share of the true gradient, from 0 to 1."""
         self.mode = {0.0: SYNTHETIC, 1.0: TRUE}.get(value, MIXED)
-        self.mix.fill_(value)
+        self.mix = torch.full_like(self.mix, value)  # graphs of earlier passes keep theirs
 
     def forward(
         self,

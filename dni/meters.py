@@ -39,7 +39,6 @@ class MeterTable:
         self._is_adaptive = torch.tensor([i.scale_targets for i in interfaces], device=device)
         self._nothing = torch.zeros(METER_ENTRIES, device=device)
         self._unit = torch.full_like(self._running, 1 / METER_UNIT)
-        self._set_unit()
         self._rows = []
         for row, interface in enumerate(interfaces):
             interface.running = self._running[row]
@@ -66,7 +65,7 @@ class MeterTable:
         """
         heard = [i.heard() for i in self._interfaces]
         measured = torch.stack([self._nothing if sums is None else sums for sums in heard])
-        measured.mul_(self._unit)
+        measured.mul_(self._measure())
         if loss_scale is not None:
             measured[:, TRUE] /= loss_scale.square()
             measured[:, PRODUCT] /= loss_scale
@@ -78,13 +77,13 @@ class MeterTable:
         known = (rms > torch.finfo(rms.dtype).tiny).logical_and_(self._is_adaptive)
         torch.where(known, rms, self._scale, out=self._scale)
         torch.where(known, rms.reciprocal_(), self._inverse_scale, out=self._inverse_scale)
-        self._set_unit()
         return finite.all()
 
-    def _set_unit(self) -> None:
-        """Predictions are in units of the scale: what turns a meter's entries into gradients."""
+    def _measure(self) -> Tensor:
+        """What turns the entries of the meters, with predictions in units of ρ, into gradients."""
         torch.mul(self._scale, 1 / METER_UNIT, out=self._unit[:, PRODUCT])
         torch.mul(self._unit[:, PRODUCT], self._scale, out=self._unit[:, SYNTHETIC])
+        return self._unit
 
 
 class Meters:

@@ -188,8 +188,9 @@ class BackwardEnd:
     def join(self) -> None:
         """Wait for the backward pass that is running, if one is."""
         task = current_backward()
-        if task not in (-1, self._task):
-            self._await(task)
+        if task != -1:
+            if task != self._task:
+                self._await(task)
             self._is_joined = True
 
     def forget(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .attachment import remove_all
 from .boundary import Pass
+from .errors import ContextError
 from .interface import Interface
 from .interfaces import Interfaces
 from .meters import Meters
@@ -72,7 +75,7 @@ class Updates:
         self.count = 0
         self._gradients_are_used = False
         self._is_due = False
-        self._backwards = 0  # passes back since the synthesizers' last step
+        self._passes_back = 0  # since the synthesizers' last step
         self._connect()
 
     # -- life ------------------------------------------------------------------------------
@@ -83,11 +86,15 @@ class Updates:
         self._meters = Meters()
         self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         self.current: Pass | None = None
+        self._is_passing = False
         self._handles: list[RemovableHandle] = [
             self._backward_end.listen(interface.meter) for interface in self.interfaces.values()
         ]
+        weakref.finalize(self, remove_all, self._handles)
+
+    def attach(self) -> None:
+        """Listen to the network: a loss may go by every interface, by h_n of an LSTM say."""
         if self.is_automatic:
-            # A loss may reach parameters without passing an interface, by h_n of an LSTM say.
             self._handles += [
                 self._backward_end.listen_if_expected(parameter)
                 for parameter in self.network.parameters()
@@ -97,13 +104,12 @@ class Updates:
     def detach(self) -> None:
         """Stop listening; the boundaries of graphs still alive become plain identities."""
         self.flush()
-        while self._handles:
-            self._handles.pop().remove()
+        remove_all(self._handles)
         for record in self._passes:
             record.is_inert = True
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_backward_end", "_meters", "_passes", "current", "_handles")
+        left_out = ("_backward_end", "_meters", "_passes", "current", "_is_passing", "_handles")
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -112,28 +118,63 @@ class Updates:
 
     # -- forward passes --------------------------------------------------------------------
 
-    def begin(self, is_training: bool, context: Tensor | None) -> None:
-        """Start a pass forward; it closes whatever an earlier one left open.
+    @contextmanager
+    def passing(self, is_training: bool, context: Tensor | None) -> Iterator[bool]:
+        """Surround a pass forward; it closes whatever an earlier one left open.
 
         Args:
             is_training: Whether the pass goes through the interfaces.
             context: Features of the context it runs with.
+
+        Yields:
+            Whether this is a training pass of its own: not within another one, and not what a
+            checkpoint runs again during backward.
         """
-        if current_backward() != -1:  # a checkpoint runs the network again within backward
+        if self._is_passing or current_backward() != -1:
+            yield False
             return
-        if self._backward_end.forget():
-            self._drop_gradients()
-        self.flush()
-        if self._backwards and not self.is_automatic and self._outer_loop_has_stepped():
-            self._absorb()
+        self._close()
         self.current = Pass(context) if is_training else None
         if self.current is not None:
             self._passes.add(self.current)
+            self.clear_used()
+        self._is_passing = True
+        try:
+            yield is_training
+        except BaseException:
+            if self.current is not None:  # nothing will come back from it
+                self.current.is_returned = self.current.is_counted = True
+            raise
+        finally:
+            self._is_passing = False
 
-    def abandon(self) -> None:
-        """Note that the pass forward raised: nothing will come back from it."""
-        if self.current is not None and current_backward() == -1:
-            self.current.is_returned = self.current.is_counted = True
+    def _close(self) -> None:
+        if self._backward_end.forget():
+            self._drop_gradients()
+        self.flush()
+        if self._passes_back and not self.is_automatic and self._outer_loop_has_stepped():
+            self._absorb()
+
+    def under_way(self) -> Pass | None:
+        """The pass a site belongs to; ``None`` if a checkpoint runs it again during backward."""
+        return self.current if self._is_passing or current_backward() == -1 else None
+
+    def recomputed_context(self) -> Tensor | None:
+        """The context of the pass that a checkpoint runs again.
+
+        Raises:
+            ContextError: It could be one of several.
+        """
+        if self._is_passing or current_backward() == -1:
+            return None
+        waiting = [p for p in self._passes if not p.is_counted and p.context is not None]
+        if len(waiting) > 1:
+            raise ContextError(
+                "A checkpoint runs a site again, and several passes with a context wait for "
+                "their backward: which context belongs to it cannot be told. Run the backward "
+                "of a pass before the next forward."
+            )
+        return waiting[0].context if waiting else None
 
     def join(self) -> None:
         """Note that a site is reached, maybe within a backward pass (see `BackwardEnd`)."""
@@ -187,12 +228,13 @@ class Updates:
         return any(not record.is_returned for record in self._passes)
 
     def _on_backward_end(self) -> None:
-        self._backwards += 1
-        back = [p for p in self._passes if p.is_returned and not p.is_counted]
-        if not back and self.current is not None:  # it went by every interface
-            back = [self.current]
+        open_passes = [p for p in self._passes if not p.is_counted]
+        back = [p for p in open_passes if p.is_returned]
+        if not back and open_passes:  # it went by every interface, or through recomputed ones
+            back = [min(open_passes, key=lambda p: p.number)]
         for record in back:
             record.is_returned = record.is_counted = True
+        self._passes_back += max(len(back), 1)
         if not self.is_automatic:
             self._keep()
         elif self._is_expected():
@@ -223,7 +265,7 @@ class Updates:
         self.interfaces.mix(self.count)
 
     def _step_synthesizers(self) -> None:
-        backwards = self._backwards
+        passes = self._passes_back
         finite = self._absorb()
         optimizer = self.synthesizer_optimizer
         if optimizer is None or finite is None:
@@ -231,16 +273,16 @@ class Updates:
         # Asked only where it costs no waiting: on the CPU, or where the scaler waits anyway.
         is_free = finite.device.type == "cpu" or self.grad_scaler is not None
         if not is_free or bool(finite):
-            if backwards > 1:  # each pass brought the gradient of a mean over its own batch
+            if passes > 1:  # each pass brought the gradient of a mean over its own batch
                 grads = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-                torch._foreach_div_(grads, backwards)
+                torch._foreach_div_(grads, passes)
             self._clip(optimizer)
             optimizer.step()
         optimizer.zero_grad()
 
     def _absorb(self) -> Tensor | None:
         """Bring the running statistics up to date; whether the gradients were finite."""
-        self._backwards = 0
+        self._passes_back = 0
         interfaces = self.interfaces.values()
         if not interfaces:
             return None

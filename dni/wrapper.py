@@ -181,6 +181,7 @@ class DNI(nn.Module):
                     self._updates.adopt(site, ahead)
         self._attachment = Attachment(self)
         self._attachment.attach(self._sites)
+        self._updates.attach()
 
     # -- forward ---------------------------------------------------------------------------
 
@@ -202,18 +203,14 @@ class DNI(nn.Module):
         previous = self._context
         if "context" in kwargs and not self._network_takes_context:
             self._set_context(kwargs.pop("context"))
-        is_compiling = torch.compiler.is_compiling()
         try:
-            if not is_compiling:
-                self._updates.begin(self._is_active(), self._context)
-            output = self.network(*args, **kwargs)
-        except BaseException:
-            if not is_compiling:
-                self._updates.abandon()
-            raise
+            if torch.compiler.is_compiling():
+                return self.network(*args, **kwargs)
+            with self._updates.passing(self._is_active(), self._context) as is_new:
+                output = self.network(*args, **kwargs)
         finally:
             self._context = previous
-        if not (self._has_run or is_compiling) and self._is_active():
+        if is_new and not self._has_run:
             self._has_run = True
             self._look_back()
         return output
@@ -266,7 +263,7 @@ class DNI(nn.Module):
                 "these modules on its first training pass (a functional call of their weights "
                 "does not count), so they learn from the gradient that reaches them.",
                 DNIWarning,
-                stacklevel=4,
+                stacklevel=5,  # the line that called the wrapper, beyond torch's own two frames
             )
         if self.interfaces.is_backprop and self._called:
             self._skip(next(reversed(self._called)))
@@ -314,9 +311,9 @@ class DNI(nn.Module):
             return output
         context, record = self._context, None
         if not torch.compiler.is_compiling():
-            record = self._updates.current
-            if context is None and record is not None:
-                context = record.context  # a checkpoint runs this again after the pass has ended
+            record = self._updates.under_way()
+            if context is None:  # a checkpoint runs this again after the pass has ended
+                context = self._updates.recomputed_context()
         if context is None and self.interfaces.context_size is not None:
             raise ContextError(
                 f"Site {site!r} has a conditioned synthesizer (`context_size="
@@ -428,6 +425,7 @@ class DNI(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._attachment = Attachment(self)
         self._attachment.attach(self._sites)
+        self._updates.attach()
 
     # -- saving ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import os
@@ -9,7 +10,9 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -31,8 +34,18 @@ class DNI(torch.nn.Module):
 """
 
 
+Helper = Callable[[str], ModuleType]
+"""Imports a file of the benchmarks' folder by its name."""
+
+
+@pytest.fixture
+def helper(monkeypatch: pytest.MonkeyPatch) -> Helper:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
 def run(script: str, *flags: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark; where it must find the package, this one is found."""
+    """Run a benchmark with the package of this working tree."""
     return subprocess.run(
         [sys.executable, str(BENCHMARKS / script), "--quick", "--threads", "1", *map(str, flags)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -106,20 +119,28 @@ def test_step_time_measures_a_peer_of_the_same_name(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     peer = cells(page, "FCN")[-1]
     assert peer[1] == "10"
-    assert 0.1 < float(peer[4]) < 10
+    assert float(peer[4]) > 0
 
 
 @pytest.mark.parametrize("fault", ["crash", "absent"])
-def test_step_time_says_how_a_peer_failed(tmp_path: Path, fault: str) -> None:
-    page = tmp_path / "page.md"
+def test_a_peer_that_fails_is_reported(fault: str, tmp_path: Path, helper: Helper) -> None:
     wheel = write_wheel(tmp_path, "raise RuntimeError('it is broken')")
     if fault == "absent":
         wheel.unlink()
-    done = run("step_time.py", "--output", page, "--cases", "fcn-3", "--peer", wheel)
-    assert done.returncode == 0, done.stderr
-    text = page.read_text(encoding="utf-8")
-    assert ("fails: RuntimeError: it is broken" if fault == "crash" else "Not measured: ") in text
-    assert len(cells(page, "FCN")) == (3 if fault == "crash" else 2)
+    paragraphs = helper("peer").peer_paragraphs(
+        str(wheel),
+        ["fcn-3"],
+        torch.device("cpu"),
+        hidden_sizes=[10, 40],
+        repeats=2,
+        block_seconds=0.01,
+    )
+    text = "\n".join(paragraphs)
+    if fault == "crash":
+        assert "- fcn-3 fails: RuntimeError: it is broken" in text
+        assert text.count(" fails |") == text.count("FCN") == 1
+    else:
+        assert "Not measured: " in text
 
 
 def test_mnist_fcn_makes_only_the_runs_that_are_missing(tmp_path: Path) -> None:
@@ -152,22 +173,18 @@ def test_mnist_fcn_says_so_when_the_data_is_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["fcn-3", "cnn"])
-def test_multiply_adds_agree_with_torchs_count_of_operations(
-    case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    workloads = importlib.import_module("workloads")
-    multiply_adds = importlib.import_module("multiply_adds").multiply_adds
+def test_multiply_adds_agree_with_torchs_count(case: str, helper: Helper) -> None:
+    workloads = helper("workloads")
     network, value, target = workloads.WORKLOADS[case].on(torch.device("cpu"))
     learn = workloads.backprop(network)
     oracle = FlopCounterMode(display=False)
-    with oracle, multiply_adds(network.modules()) as count:
+    with oracle, helper("multiply_adds").multiply_adds(network.modules()) as count:
         learn(value, target)
     assert 2 * count.total == oracle.get_total_flops()
 
 
-def test_doctests_of_the_helpers() -> None:
-    for name in ("report.py", "multiply_adds.py"):
-        command = [sys.executable, "-m", "doctest", str(BENCHMARKS / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("name", ["report", "multiply_adds"])
+def test_doctests(name: str, helper: Helper) -> None:
+    result = doctest.testmod(helper(name))
+    assert result.attempted > 0
+    assert result.failed == 0

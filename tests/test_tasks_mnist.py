@@ -72,9 +72,7 @@ def assert_equal(a: Any, b: Any, where: str = "state") -> None:
     ],
     ids=["fcn-backprop", "fcn-dni", "fcn-dni-labels", "conv-dni", "conv-dni-labels"],
 )
-def test_script_trains_and_draws(
-    tmp_path: Path, script: str, flags: list[str], sites: int
-) -> None:
+def test_script_trains_and_draws(tmp_path: Path, script: str, flags: list[str], sites: int) -> None:
     done = run(tmp_path, script, "--max-steps", "4", "--output", "out", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -145,7 +143,10 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     cases = {
         "fcn.py": [
             (["--layers", "4", "--resume", "run.pt"], "--layers 3 and this run has --layers 4"),
-            (["--context", "--resume", "run.pt"], "no --context and this run has --context"),
+            (
+                ["--context", "--resume", "run.pt"],
+                "--dni-lr 0.0001, no --context and this run has --dni-lr 0.01",
+            ),
             (["--resume", "absent.pt"], "no such file"),
             (["--resume", "."], "cannot be read"),
             (["--resume", "text.pt"], "not a checkpoint"),

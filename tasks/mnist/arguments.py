@@ -13,7 +13,7 @@ import torch
 from data import NAMES
 from learners import Synthesis
 
-_DNI_FLAGS = ("lambda", "dni_network", "hidden_size", "context")
+_DNI_FLAGS = ("lambda", "dni_network", "dni_layers", "hidden_size", "dni_lr", "context")
 # What a run may change when it goes on from a checkpoint.
 _FREE = {"epochs", "data_dir", "device", "save", "resume", "output", "max_steps"}
 
@@ -53,10 +53,25 @@ def make_parser(script: str, description: str, *, dni_network: str) -> argparse.
         f"(default: {dni_network})",
     )
     group.add_argument(
+        "--dni-layers",
+        type=_not_negative,
+        metavar="N",
+        help=f"hidden layers of a synthesizer (default: {Synthesis().layers}, so that linear is "
+        "one linear map)",
+    )
+    group.add_argument(
         "--hidden-size",
         type=positive,
         metavar="N",
-        help=f"units of a synthesizer's hidden layer (default: {Synthesis.hidden_size})",
+        help=f"units of each of them (default: {Synthesis().hidden_size})",
+    )
+    group.add_argument(
+        "--dni-lr",
+        type=_above_zero,
+        metavar="RATE",
+        help="learning rate of Adam for the synthesizers (default: "
+        f"{Synthesis(context=True).learning_rate:g} with --context or with --lambda 0, "
+        f"{Synthesis().learning_rate:g} otherwise)",
     )
     group.add_argument(
         "--context",
@@ -94,7 +109,7 @@ def make_parser(script: str, description: str, *, dni_network: str) -> argparse.
         type=_above_zero,
         default=1e-3,
         metavar="RATE",
-        help="learning rate of Adam, for network and synthesizers (default: 0.001)",
+        help="learning rate of Adam for the network (default: 0.001)",
     )
     group.add_argument(
         "--seed",
@@ -140,14 +155,23 @@ def parse(
     options = parser.parse_args(arguments)
     if options.method == "backprop":
         for name in _DNI_FLAGS:
-            if getattr(options, name) not in (None, False):
+            value = getattr(options, name)
+            if value is not None and value is not False:  # 0.0 == False
                 flag = f"--{name.replace('_', '-')}"
                 parser.error(f"{flag} is about synthetic gradients and needs --method dni")
     else:
-        if getattr(options, "lambda") is None:
-            setattr(options, "lambda", 0.5)
-        options.dni_network = options.dni_network or dni_network
-        options.hidden_size = options.hidden_size or Synthesis.hidden_size
+        share = getattr(options, "lambda")
+        share = Synthesis().lambda_ if share is None else share
+        defaults = {
+            "lambda": share,
+            "dni_network": dni_network,
+            "dni_layers": Synthesis().layers,
+            "hidden_size": Synthesis().hidden_size,
+            "dni_lr": Synthesis(lambda_=share, context=options.context).learning_rate,
+        }
+        for name, value in defaults.items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
     small = options.dataset == "digits"
     options.epochs = options.epochs or (30 if small else 10)
     options.batch_size = options.batch_size or (64 if small else 256)
@@ -168,8 +192,10 @@ def synthesis(options: argparse.Namespace) -> Synthesis:
     return Synthesis(
         lambda_=getattr(options, "lambda"),
         dni_network=options.dni_network,
+        layers=options.dni_layers,
         hidden_size=options.hidden_size,
         context=options.context,
+        lr=options.dni_lr,
     )
 
 
@@ -195,6 +221,7 @@ def _number(
 
 
 positive = _number(int, lambda value: value >= 1, "a whole number from 1 up")
+_not_negative = _number(int, lambda value: value >= 0, "a whole number from 0 up")
 _seed = _number(int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
 _share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _above_zero = _number(float, lambda value: 0 < value < math.inf, "a number above 0")

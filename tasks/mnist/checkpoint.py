@@ -91,12 +91,15 @@ def _compare(path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> 
         raise ResumeError(
             f"--resume {path}: the file is of {saved.get('script')}, and this is {given['script']}."
         )
-    for name in given:
-        if saved.get(name) != given[name]:
-            raise ResumeError(
-                f"--resume {path}: the file was saved with {_flag(name, saved.get(name))} and this "
-                f"run has {_flag(name, given[name])}; go on with the arguments it began with."
-            )
+    others = [name for name in given if saved.get(name) != given[name]]
+    if others:
+        then, now = (
+            ", ".join(_flag(name, flags.get(name)) for name in others) for flags in (saved, given)
+        )
+        raise ResumeError(
+            f"--resume {path}: the file was saved with {then} and this run has {now}; go on with "
+            "the arguments it began with."
+        )
 
 
 def _flag(name: str, value: object) -> str:

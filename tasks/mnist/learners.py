@@ -20,15 +20,31 @@ class Synthesis:
 
     Attributes:
         lambda_: Share of the true gradient, 0 (synthetic only) to 1 (backprop).
-        dni_network: Name of the synthesizers' class; None lets the package choose.
-        hidden_size: Units of a synthesizer's hidden layers.
+        dni_network: Name of the synthesizers' class.
+        layers: Hidden layers of a synthesizer; with none, ``linear`` is one linear map.
+        hidden_size: Units of each of them.
         context: Whether the synthesizers see the labels.
+        lr: The synthesizers' learning rate; None for the default, see `learning_rate`.
     """
 
     lambda_: float = 0.5
-    dni_network: str | None = "linear"
+    dni_network: str = "linear"
+    layers: int = 0
     hidden_size: int = 256
     context: bool = False
+    lr: float | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """The synthesizers' learning rate.
+
+        A synthesizer that sees the labels can tell the gradient and has to keep up with a network
+        that follows it; so has one that nothing else teaches (λ = 0). Where neither holds, much
+        of what it predicts is chance, and a slow one adds less of it to the true gradient.
+        """
+        if self.lr is not None:
+            return self.lr
+        return 1e-2 if self.context or self.lambda_ == 0 else 1e-4
 
 
 class Backprop:
@@ -74,8 +90,9 @@ class Decoupled:
         self.net = DNI(
             network,
             dni_network=synthesis.dni_network,
+            dni_params={"num_layers": synthesis.layers},
             optim=torch.optim.Adam(network.parameters(), lr=lr),
-            grad_lr=lr,
+            grad_lr=synthesis.learning_rate,
             hidden_size=synthesis.hidden_size,
             lambda_=synthesis.lambda_,
             sites=list(sites),

@@ -73,7 +73,7 @@ def _draw_cosines(axes: Axes, runs: Mapping[str, History]) -> None:
     axes.set_ylim(top=1.02)
     axes.axhline(0, color="grey", linewidth=0.8)
     if len(sites) * len(runs) <= 12:
-        axes.legend(fontsize="small", loc="lower right")
+        axes.legend(fontsize="small", loc="best")
     _dress(axes, "cosine of synthetic and true gradient")
 
 

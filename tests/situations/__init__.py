@@ -1,0 +1,1 @@
+"""One file for each situation that breaks packages which hook modules."""

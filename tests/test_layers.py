@@ -1,0 +1,116 @@
+"""Imports inside the package point one way, and the core needs torch alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dni
+
+PACKAGE = Path(dni.__file__).parent
+ORDER = [
+    "errors",
+    "boundary",
+    "synthesizers.base",
+    "synthesizers.linear",
+    "synthesizers.conv",
+    "synthesizers.recurrent",
+    "synthesizers.choose",
+    "synthesizers",
+    "context",
+    "interface",
+    "meters",
+    "sites",
+    "mixing",
+    "interfaces",
+    "optimizers",
+    "attachment",
+    "checkpoint",
+    "arguments",
+    "updates",
+    "wrapper",
+    "vision",
+]
+"""A file imports only from those before it. A new file gets its place here."""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(name: str, path: Path) -> Iterator[str]:
+    """The files of the package that a file imports, type-checking imports included."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = [p for p in package if p][: len([p for p in package if p]) + 1 - node.level]
+            start = ["dni", *above] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            modules = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for module in modules:
+            inside = module.removeprefix("dni.")
+            if module.startswith("dni.") and inside in FILES:
+                yield inside
+
+
+def test_every_file_has_its_place_in_the_order() -> None:
+    assert set(FILES) - {""} == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name])
+def test_a_file_imports_only_from_files_before_it(name: str) -> None:
+    assert name in ORDER
+    before = ORDER[: ORDER.index(name)]
+    assert [other for other in imported(name, FILES[name]) if other not in before] == []
+
+
+def test_the_imports_are_found_at_all() -> None:
+    assert {"errors", "synthesizers.base"} <= set(
+        imported("synthesizers.recurrent", FILES["synthesizers.recurrent"])
+    )
+    assert {"interface", "updates", "sites"} <= set(imported("wrapper", FILES["wrapper"]))
+    assert "checkpoint" in set(imported("wrapper", FILES["wrapper"]))  # from . import checkpoint
+    assert "wrapper" in set(imported("", FILES[""]))
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    edges = {name: set(imported(name, path)) - {name} for name, path in FILES.items()}
+    while free := [name for name, needs in edges.items() if not needs & set(edges)]:
+        for name in free:
+            del edges[name]
+    assert edges == {}
+
+
+def test_importing_the_package_imports_no_optional_library() -> None:
+    optional = ["torchvision", "matplotlib", "sklearn", "omegaconf", "pydantic"]
+    code = f"import sys, dni; print([m for m in {optional} if m in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_opens_with_one_sentence(name: str) -> None:
+    doc = ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
+    assert doc
+    assert doc.splitlines()[0].endswith(".")
