@@ -80,8 +80,6 @@ def aligned(context: Tensor, shape: torch.Size, *, site: str, batch_axis: int = 
     rows = context.shape[:-1]
     if rows == lead:
         return context
-    if len(rows) == 2 and rows == lead[::-1] and batch_axis == 1:
-        return context.transpose(0, 1)
     if rows.numel() == lead.numel() and 1 in (len(rows), len(lead)):
         return context.reshape(*lead, size)
     # Only a sequence [T, B, D] has its batch elsewhere than in front.

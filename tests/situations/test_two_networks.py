@@ -12,7 +12,17 @@ from torch.nn import functional as F
 
 from dni import DNI
 
-from .networks import assert_same, batches, fit, mlp, tensors
+from .networks import (
+    Echo,
+    assert_close,
+    assert_same,
+    batches,
+    fit,
+    gradients,
+    mixed_gradients,
+    mlp,
+    tensors,
+)
 
 
 def seeded(seed: int, **options: Any) -> DNI:
@@ -137,17 +147,20 @@ def test_one_that_calls_the_other_is_backprop() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_one_that_calls_the_other_learns_with_synthetic_gradients(share: float) -> None:
-    torch.manual_seed(0)
-    other = DNI(mlp(), lambda_=share, context_size=3, grad_lr=0.01)
-    net = DNI(Caller(other), lambda_=share, grad_lr=0.01)
-    (x, y) = batches(1, size=16)[0]
-    losses = []
-    for _ in range(120):
-        with other.context(y):
-            losses.append(fit(net, [(x, y)])[0])
-    assert (net.updates, other.updates) == (120, 120)
-    assert losses[-1] < losses[0] - 0.05
+def test_one_that_calls_the_other_mixes_as_one_network_would(share: float) -> None:
+    (x, y), inner = batches(1)[0], mlp()
+    outer = Caller(inner)
+    outer.child = inner  # so that the oracle's copy holds both, and copies them as one
+    expected = mixed_gradients(outer, lambda net: F.cross_entropy(net(x), y), share=share)
+
+    options: dict[str, Any] = {"lambda_": share, "scale_targets": False, "update": "manual"}
+    del outer.child
+    other = DNI(inner, Echo, **options)
+    outer.others = [other]
+    net = DNI(outer, Echo, **options)
+    F.cross_entropy(net(x), y).backward()
+    found = gradients(outer) | {f"child.{k}": v for k, v in gradients(inner).items()}
+    assert_close(found, expected)
 
 
 def test_a_frozen_critic_gets_gradients_but_is_not_updated_in_eval() -> None:
