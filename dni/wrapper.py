@@ -23,7 +23,7 @@ from .arguments import (
 )
 from .attachment import Attachment
 from .context import encode
-from .errors import CheckpointError, ContextError, DNIWarning
+from .errors import CheckpointError, ConfigError, ContextError, DNIWarning
 from .interface import Statistics
 from .interfaces import Interfaces
 from .mixing import Lambda
@@ -171,6 +171,7 @@ class DNI(nn.Module):
         self._last_site: SiteName | None = None
         interfaces.is_backprop = skip_last_layer  # until the last site is known
         self._called: dict[SiteName, None] = {}
+        self._is_compiled = False  # compiled code notes no calls
         self._has_run = False  # a training pass went through, so every site had its chance
         self._is_paused = False
         self._context: Tensor | None = None
@@ -205,6 +206,11 @@ class DNI(nn.Module):
             self._set_context(kwargs.pop("context"))
         try:
             if torch.compiler.is_compiling():
+                if self.interfaces.is_backprop:
+                    raise ConfigError(
+                        "With `skip_last_layer=True` the first training pass must not be "
+                        "compiled: it shows which site comes last. Run one eager pass first."
+                    )
                 return self.network(*args, **kwargs)
             with self._updates.passing(self._is_active(), self._context) as is_new:
                 output = self.network(*args, **kwargs)
@@ -250,14 +256,16 @@ class DNI(nn.Module):
 
     def _note_call(self, site: SiteName) -> None:
         """Remember that a training pass came to a site, even within the network's own no_grad."""
-        if self._updates.current is not None:
+        if torch.compiler.is_compiling():
+            self._is_compiled = True
+        elif self._updates.current is not None:
             self._called.pop(site, None)
             self._called[site] = None
 
     def _look_back(self) -> None:
         """After the first training pass: which sites were not called, and which came last."""
         silent = [site for site in self._sites if site not in self._called]
-        if silent:
+        if silent and not self._is_compiled:
             warnings.warn(
                 f"No interface at {', '.join(map(repr, silent))}: the network did not call "
                 "these modules on its first training pass (a functional call of their weights "
@@ -280,7 +288,7 @@ class DNI(nn.Module):
 
     def at_site(self, site: SiteName, module: nn.Module, output: Any) -> Any:
         """Called by the hook of a site; returns the site's output behind boundaries."""
-        if not self._has_run and not torch.compiler.is_compiling():
+        if not self._has_run:
             self._note_call(site)
         if not self._is_active() or site == self._last_site:
             return None
