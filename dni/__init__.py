@@ -13,6 +13,7 @@ from .errors import (
 from .synthesizers import (
     RNNDNI,
     Conv2dDNI,
+    CriticDNI,
     DNINetwork,
     LinearBatchNormDNI,
     LinearDNI,
@@ -29,6 +30,7 @@ __all__ = [
     "ConfigError",
     "ContextError",
     "Conv2dDNI",
+    "CriticDNI",
     "DNIError",
     "DNINetwork",
     "DNIWarning",

@@ -80,13 +80,14 @@ class Interface(nn.Module):
         self.scale_targets = scale_targets
         self.wants_context = context_size is not None and takes_context(synthesizer)
         concatenated = 0 if context_size is None or self.wants_context else context_size
-        channels_first = getattr(synthesizer, "channels_first", False)
-        if channels_first and not layout.maps:
+        if getattr(synthesizer, "maps_only", False) and not layout.maps:
             raise ConfigError(
                 f"`{synthesizer.__name__}` at site {site!r} needs feature maps [B, C, H, W], but "
                 "the site has none. Choose 'linear', or leave `dni_network` out."
             )
-        self.axis = 1 if channels_first else -1
+        channels_first = getattr(synthesizer, "channels_first", False)
+        self.axis = 1 if channels_first and layout.maps else -1
+        self.in_gradient_units = getattr(synthesizer, "in_gradient_units", False)
         features = layout.features
         try:
             built = synthesizer(features + concatenated, hidden_size, features, **(options or {}))
@@ -203,6 +204,8 @@ class Interface(nn.Module):
         elif context is not None and self.context_size is not None:
             seen = conditioned(seen, context, site=self.site, axis=self.axis, batch_axis=batch_axis)
         prediction = self._synthesize(seen, *arguments)
+        if self.in_gradient_units:
+            prediction = prediction * self.inverse_scale
         prediction = prediction.movedim(-1, self.layout.axis) if moved else prediction
         if prediction.shape != activation.shape:
             raise ShapeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,7 +22,6 @@ from .synthesizers.choose import (
     layout_of,
     resolve,
 )
-from .synthesizers.recurrent import RNNDNI
 
 
 class Interfaces(nn.Module):
@@ -155,9 +155,13 @@ class Interfaces(nn.Module):
             ConfigError: The synthesizer cannot be made for this layout.
         """
         synthesizer = self.synthesizer_for(site, module, layout)
-        options = dict(self.dni_params)
-        if issubclass(synthesizer, RNNDNI):
-            options.setdefault("batch_first", layout.batch_axis == 0)
+        known = {
+            "batch_first": layout.batch_axis == 0,
+            "maps": layout.maps,
+            "context_size": self.context_size,
+        }
+        wanted = inspect.signature(synthesizer).parameters
+        options = {name: known[name] for name in known if name in wanted} | self.dni_params
         with torch.random.fork_rng(devices=[]):
             seed = torch.initial_seed() ^ zlib.crc32(name.encode())
             torch.default_generator.manual_seed(seed)

@@ -48,11 +48,21 @@ PER_STEP = torch.randn(B, T, C)
         (PER_SAMPLE, (T, B, D), 0, PER_SAMPLE[None].expand(T, B, C)),
         (PER_SAMPLE, (B, 6, 7, D), 0, PER_SAMPLE[:, None, None].expand(B, 6, 7, C)),
         (PER_STEP, (B, T, D), 0, PER_STEP),
-        (PER_STEP, (T, B, D), 1, PER_STEP.transpose(0, 1)),
+        (PER_STEP.transpose(0, 1), (T, B, D), 1, PER_STEP.transpose(0, 1)),
         (PER_STEP, (B * T, D), 0, PER_STEP.reshape(B * T, C)),
         (PER_STEP.reshape(B * T, C), (B, T, D), 0, PER_STEP),
     ],
-    ids=["sample", "repeated", "time-first", "guessed", "grid", "step", "turned", "flat", "unflat"],
+    ids=[
+        "sample",
+        "repeated",
+        "time-first",
+        "guessed",
+        "grid",
+        "step",
+        "step-time-first",
+        "flat",
+        "unflat",
+    ],
 )
 def test_each_sample_meets_its_own_context(
     context: Tensor, shape: tuple[int, ...], batch_axis: int, expected: Tensor
@@ -75,6 +85,7 @@ def test_the_layout_decides_where_batch_and_time_have_one_size() -> None:
         ((3,), (2, 4)),
         ((7,), (2, 5, 4)),
         ((5, 2), (2, 6, 4)),
+        ((2, 5), (5, 2, 4)),
         ((6,), (2, 6, 6, 4)),
         ((2, 5), (2, 4)),
     ],

@@ -24,7 +24,9 @@ class DNINetwork(nn.Module):
 
     Attributes:
         channels_first: Whether ``input`` keeps the layout of a convolution, ``[B, C, H, W]``
-            (``True``), or always comes with its features last (``False``).
+            where the site has maps (``True``), or always comes with its features last (``False``).
+        maps_only: Whether it can serve sites with feature maps alone.
+        in_gradient_units: Whether it predicts the gradient itself and not in units of its scale.
 
     Args:
         input_size: Number of input features of a position.
@@ -48,6 +50,8 @@ class DNINetwork(nn.Module):
     """
 
     channels_first: ClassVar[bool] = False
+    maps_only: ClassVar[bool] = False
+    in_gradient_units: ClassVar[bool] = False
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, **kwargs: Any) -> None:
         super().__init__()

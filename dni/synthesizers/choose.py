@@ -16,6 +16,7 @@ from torch.nn.modules import instancenorm as instance_norm
 from ..errors import ConfigError, did_you_mean
 from .base import DNINetwork
 from .conv import Conv2dDNI
+from .critic import CriticDNI
 from .linear import LinearBatchNormDNI, LinearDNI, LinearSigmoidDNI
 from .recurrent import RNNDNI
 
@@ -28,6 +29,7 @@ SYNTHESIZERS: dict[str, type[DNINetwork]] = {
     "linear_batchnorm": LinearBatchNormDNI,
     "rnn": RNNDNI,
     "conv2d": Conv2dDNI,
+    "critic": CriticDNI,
 }
 
 

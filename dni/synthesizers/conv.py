@@ -46,6 +46,7 @@ class Conv2dDNI(DNINetwork):
     """
 
     channels_first: ClassVar[bool] = True
+    maps_only: ClassVar[bool] = True
 
     def __init__(
         self,
