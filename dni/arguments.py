@@ -56,6 +56,8 @@ def check_arguments(
     grad_optim: object,
     gpu_id: int,
     dni_params: object,
+    unlock: str,
+    share: object,
     **positive: float | None,
 ) -> None:
     """Refuse values that cannot work, all of them in one message.
@@ -66,6 +68,8 @@ def check_arguments(
         grad_optim: See `DNI`.
         gpu_id: See `DNI`.
         dni_params: See `DNI`.
+        unlock: See `DNI`.
+        share: λ.
         **positive: Numbers that must be above 0, or ``None``.
 
     Raises:
@@ -98,6 +102,15 @@ def check_arguments(
         faults.append(
             f"`gpu_id` is {gpu_id}, but {count} GPUs are visible; -1 leaves devices alone"
         )
+    if unlock not in ("none", "update"):
+        faults.append(f"`unlock` is {unlock!r}; 'none' or 'update' is needed")
+    elif unlock == "update" and isinstance(share, int | float) and share > 0:
+        faults.append(
+            f"`unlock='update'` was given with `λ={share}`, but a site that learns before the "
+            "true gradient is there can have no share of it; pass `λ=0`"
+        )
+    if unlock == "update" and grad_scaler is not None:
+        faults.append("`unlock='update'` does not go with `grad_scaler`; use bfloat16 autocast")
     if faults:
         raise ConfigError("; ".join(faults) + ".")
 
@@ -118,16 +131,10 @@ def check_synthesizers(spec: SynthesizerSpec, sites: Mapping[SiteName, nn.Module
             raise SiteError(f"`dni_network` names site {key!r}.{did_you_mean(key, sites)}")
 
 
-def check_floating(output: Any, site: SiteName, module: nn.Module) -> None:
-    """Refuse an output without a real gradient.
-
-    Raises:
-        SiteError: The output is no floating-point tensor.
-    """
-    if isinstance(output, Tensor) and output.is_floating_point():
-        return
+def no_gradient(output: Any, site: SiteName, module: nn.Module) -> SiteError:
+    """The error for an output without a floating-point tensor."""
     what = str(output.dtype) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise SiteError(
+    return SiteError(
         f"The module `{type(module).__name__}` at site {site!r} returned {what}; an interface "
         "needs a floating-point tensor, which alone has a real gradient. Leave the module out "
         "with `sites=`."

@@ -104,17 +104,64 @@ class Boundary(torch.autograd.Function):
 
         for_prediction = None
         if ctx.needs_input_grad[1]:
-            weight = 2.0 * ctx.features / true.numel()
-            error = torch.addcmul(prediction, target, inverse_scale.to(wide), value=-1.0)
-            for_prediction = error.mul_(weight)
-
+            for_prediction = regression_gradient(prediction, target, inverse_scale, ctx.features)
         for_meter = None
         if ctx.needs_input_grad[2]:
-            g, p = target.reshape(-1), prediction.reshape(-1)
-            entries = torch.full((), g.numel(), dtype=wide, device=g.device)
-            sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), entries, torch.ones_like(entries)))
-            for_meter = sums.to(torch.float32).mul_(METER_UNIT)
+            for_meter = meter_sums(prediction, target)
         return mixed, for_prediction, for_meter, *rest
+
+
+def regression_gradient(
+    prediction: Tensor, target: Tensor, inverse_scale: Tensor, features: int
+) -> Tensor:
+    r"""Gradient of the regression loss with respect to the prediction.
+
+    The loss is :math:`\frac{1}{N} \sum_n \lVert p_n - g_n / \rho \rVert^2`.
+
+    Args:
+        prediction: Synthetic gradient :math:`p` in units of the scale. Shape ``[*]``.
+        target: True gradient :math:`g`. Shape ``[*]``.
+        inverse_scale: :math:`1 / \rho`, or 0 while ρ is unknown. Shape ``[]``.
+        features: Number of features of a position; :math:`N` is the number of positions.
+
+    Returns:
+        :math:`\frac{2}{N} (p - g / \rho)`. Shape ``[*]``.
+    """
+    error = torch.addcmul(prediction, target, inverse_scale.to(target.dtype), value=-1.0)
+    return error.mul_(2.0 * features / target.numel())
+
+
+def meter_sums(prediction: Tensor, target: Tensor) -> Tensor:
+    """What a meter gathers from one backward pass, in `METER_UNIT`.
+
+    Args:
+        prediction: Synthetic gradient in units of the scale. Shape ``[*]``.
+        target: True gradient. Shape ``[*]``.
+
+    Returns:
+        Sums of squares of the true gradient, of the prediction, of their product, the number of
+        entries, and 1. Shape ``[5]``, single precision.
+    """
+    g, p = target.reshape(-1), prediction.reshape(-1)
+    entries = torch.full((), g.numel(), dtype=g.dtype, device=g.device)
+    sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), entries, torch.ones_like(entries)))
+    return sums.to(torch.float32).mul_(METER_UNIT)
+
+
+class Cut(torch.autograd.Function):
+    """Hands an activation on without its graph; the gradient from above goes to a leaf.
+
+    The marker lives exactly as long as something can still send a gradient to the leaf.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, activation: Tensor, marker: object) -> Tensor:  # noqa: D102
+        ctx.marker = marker
+        return activation.clone()  # an in-place consumer must not reach what the synthesizer saw
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        return grads[0], None, None
 
 
 def propagate(

@@ -237,6 +237,11 @@ class Interface(nn.Module):
             )
         return prediction
 
+    def hear(self, sums: Tensor) -> None:
+        """Add to what the meter has gathered. Shape of ``sums``: ``[5]``."""
+        kept = self.heard()
+        self._heard = sums if kept is None else kept + sums
+
     def keep_heard(self) -> None:
         """Put aside what the meter has, where a user's ``zero_grad`` does not reach it."""
         self._heard = self.heard()

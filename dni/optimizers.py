@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -156,6 +157,20 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+@contextmanager
+def only(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Let an optimizer have just some of its parameters during a ``with`` block."""
+    chosen = set(parameters)
+    groups = [(group, group["params"]) for group in optimizer.param_groups]
+    for group, params in groups:
+        group["params"] = [p for p in params if p in chosen]
+    try:
+        yield
+    finally:
+        for group, params in groups:
+            group["params"] = params
+
+
 class BackwardEnd:
     """Calls a method once when a backward pass that reached one of its tensors has ended.
 
@@ -174,6 +189,16 @@ class BackwardEnd:
         self._is_expected = weakref.WeakMethod(is_expected)
         self._task = -1
         self._is_joined = False
+        self._is_looking_away = False
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """Take no notice of the backward passes made during a ``with`` block."""
+        previous, self._is_looking_away = self._is_looking_away, True
+        try:
+            yield
+        finally:
+            self._is_looking_away = previous
 
     def listen(self, leaf: Tensor) -> RemovableHandle:
         """Wait for gradients of a leaf; the handle ends it."""
@@ -201,14 +226,14 @@ class BackwardEnd:
         return was_waiting
 
     def _on_some_gradient(self, leaf: Tensor) -> None:
-        if self._task == -1:
+        if self._task == -1 and not self._is_looking_away:
             is_expected = self._is_expected()
             if is_expected is not None and is_expected():
                 self._on_gradient(leaf)
 
     def _on_gradient(self, _: Tensor) -> None:
         task = current_backward()
-        if task != self._task and not self._is_joined:
+        if task != self._task and not (self._is_joined or self._is_looking_away):
             self._await(task)
 
     def _await(self, task: int) -> None:

@@ -24,10 +24,12 @@ from .optimizers import (
     add_parameters,
     current_backward,
     make_optimizer,
+    only,
     parameters_of,
     remove_parameters,
 )
 from .sites import SiteName
+from .unlock import Unlock
 
 
 class Updates:
@@ -43,6 +45,7 @@ class Updates:
         clip: Largest norm of the gradients of the network, and of all synthesizers.
         trains_synthesizers: Whether synthesizers are updated.
         grad_scaler: The scaler of the loss, if there is one.
+        is_unlocked: Whether sites at λ = 0 are crossed with update unlocking.
 
     Attributes:
         count: Number of updates made so far.
@@ -62,6 +65,7 @@ class Updates:
         clip: float | None,
         trains_synthesizers: bool,
         grad_scaler: torch.amp.GradScaler | None,
+        is_unlocked: bool,
     ) -> None:
         self.network = network
         self.interfaces = interfaces
@@ -72,6 +76,7 @@ class Updates:
         self.clip = clip
         self.trains_synthesizers = trains_synthesizers
         self.grad_scaler = grad_scaler
+        self.is_unlocked = is_unlocked
         self.count = 0
         self._gradients_are_used = False
         self._is_due = False
@@ -87,6 +92,7 @@ class Updates:
         self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         self.current: Pass | None = None
         self._is_passing = False
+        self.unlock = Unlock(self._backward_end) if self.is_unlocked else None
         self._handles: list[RemovableHandle] = [
             self._backward_end.listen(interface.meter) for interface in self.interfaces.values()
         ]
@@ -109,7 +115,15 @@ class Updates:
             record.is_inert = True
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_backward_end", "_meters", "_passes", "current", "_is_passing", "_handles")
+        left_out = (
+            "_backward_end",
+            "_meters",
+            "_passes",
+            "current",
+            "_is_passing",
+            "_handles",
+            "unlock",
+        )
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -152,6 +166,9 @@ class Updates:
         if self._backward_end.forget():
             self._drop_gradients()
         self.flush()
+        if self.unlock is not None and self._is_expected():  # its backward never came
+            self._drop_gradients()
+            self.unlock.clear()
         if self._passes_back and not self.is_automatic and self._outer_loop_has_stepped():
             self._absorb()
 
@@ -228,6 +245,8 @@ class Updates:
         return any(not record.is_returned for record in self._passes)
 
     def _on_backward_end(self) -> None:
+        if self.unlock is not None:
+            self.unlock.settle(everything=True)
         open_passes = [p for p in self._passes if not p.is_counted]
         back = [p for p in open_passes if p.is_returned]
         if not back and open_passes:  # it went by every interface, or through recomputed ones
@@ -263,6 +282,17 @@ class Updates:
             self._step_synthesizers()
         self.count += 1
         self.interfaces.mix(self.count)
+
+    def step_module(self, module: nn.Module) -> None:
+        """Step a module whose gradients are complete, ahead of the end of backward."""
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        if not self.is_automatic or not parameters:
+            return
+        with only(self.optimizer, parameters):
+            self._clip(self.optimizer)
+            self.optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
 
     def _step_synthesizers(self) -> None:
         passes = self._passes_back

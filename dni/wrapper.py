@@ -11,17 +11,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from . import checkpoint
 from .arguments import (
     check_arguments,
     check_axes,
-    check_floating,
     check_network,
     check_synthesizers,
+    no_gradient,
 )
 from .attachment import Attachment
+from .boundary import SYNTHETIC
 from .context import encode
 from .errors import CheckpointError, ConfigError, ContextError, DNIWarning
 from .interface import Statistics
@@ -75,6 +76,11 @@ class DNI(nn.Module):
             the true gradient (see `Interface`).
         grad_scaler: The ``GradScaler`` that scales the loss, if one does; the scale of the
             targets then does not jump with it. Needs ``update="manual"``.
+        unlock: ``"update"``: a site at λ = 0 learns during the forward pass, as soon as its
+            output is there, and its activations are freed; the memory for them then does not
+            grow with depth. λ must be 0, a mapping or a function; sites at another λ wait as
+            ever. A forward pass without backward is forgotten by the next one. ``"none"``: the
+            whole network learns in backward.
 
     Raises:
         ConfigError: An argument has a value that cannot work.
@@ -120,6 +126,7 @@ class DNI(nn.Module):
         train_synthesizers: bool = True,
         scale_targets: bool = True,
         grad_scaler: torch.amp.GradScaler | None = None,
+        unlock: Literal["none", "update"] = "none",
     ) -> None:
         check_network(network)
         check_arguments(
@@ -132,6 +139,8 @@ class DNI(nn.Module):
             grad_optim=grad_optim,
             gpu_id=gpu_id,
             dni_params=dni_params,
+            unlock=unlock,
+            share=λ if lambda_ is None else lambda_,
         )
         super().__init__()
         self._sites = find_sites(network, recursive=recursive, sites=sites)
@@ -166,6 +175,7 @@ class DNI(nn.Module):
             clip=clip,
             trains_synthesizers=train_synthesizers,
             grad_scaler=grad_scaler,
+            is_unlocked=unlock == "update",
         )
         self._network_takes_context = "context" in inspect.signature(network.forward).parameters
         self._last_site: SiteName | None = None
@@ -295,52 +305,81 @@ class DNI(nn.Module):
         self._updates.clear_used()
         if not torch.compiler.is_compiling():
             self._updates.join()
-        if isinstance(output, Tensor):
-            check_floating(output, site, module)
-            return self._through(site, site, module, output)
-        leaves, spec = pytree.tree_flatten(output)
+        leaves, spec = ([output], None) if isinstance(output, Tensor) else tree_flatten(output)
         carriers = [
             index
             for index, leaf in enumerate(leaves)
             if isinstance(leaf, Tensor) and leaf.is_floating_point()
         ]
         if not carriers:
-            check_floating(output, site, module)
+            raise no_gradient(output, site, module)
         if isinstance(module, nn.RNNBase):
             carriers = carriers[:1]  # the state after the last step belongs to temporal interfaces
-        for number, index in enumerate(carriers):
-            name = self.interfaces.name_of(site, number)
-            leaves[index] = self._through(name, site, module, leaves[index])
-        return pytree.tree_unflatten(leaves, spec)
+        named = [(self.interfaces.name_of(site, n), i) for n, i in enumerate(carriers)]
+        named = [(name, index) for name, index in named if leaves[index].requires_grad]
+        context = self._context_at(site)
+        for name, index in named:
+            self._prepare(name, site, module, leaves[index])
+        if self._updates.unlock is not None and all(
+            self.interfaces[name].mode == SYNTHETIC for name, _ in named
+        ):
+            self._cross_unlocked(module, leaves, named, context)
+        else:
+            for name, index in named:
+                leaves[index] = self._cross(name, leaves[index], context)
+        return leaves[0] if spec is None else tree_unflatten(leaves, spec)
 
-    def _through(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> Tensor:
-        """Pass one tensor through its interface, which is made if there is none yet."""
-        if not output.requires_grad:
-            return output
-        context, record = self._context, None
-        if not torch.compiler.is_compiling():
-            record = self._updates.under_way()
-            if context is None:  # a checkpoint runs this again after the pass has ended
-                context = self._updates.recomputed_context()
+    def _context_at(self, site: SiteName) -> Tensor | None:
+        """The context of this pass; an error if the synthesizers need one and there is none."""
+        context = self._context
+        if context is None and not torch.compiler.is_compiling():
+            context = self._updates.recomputed_context()
         if context is None and self.interfaces.context_size is not None:
             raise ContextError(
                 f"Site {site!r} has a conditioned synthesizer (`context_size="
                 f"{self.interfaces.context_size}`), but this training pass has no context; call "
                 "`net(x, context=labels)` or use `with net.context(labels):`."
             )
+        return context
+
+    def _prepare(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
+        """Make the interface if there is none yet, and have it where the output is."""
         if name not in self.interfaces:
             self._make(name, site, module, output)
-        interface = self.interfaces[name]
         if not torch.compiler.is_compiling():
-            interface.follow(output)
-        through: Tensor = interface(
+            self.interfaces[name].follow(output)
+
+    def _cross(self, name: SiteName, output: Tensor, context: Tensor | None) -> Tensor:
+        through: Tensor = self.interfaces[name](
             output,
             context,
-            record=record,
+            record=None if torch.compiler.is_compiling() else self._updates.under_way(),
             loss_scale=self._updates.loss_scale(output.device),
             train=self._updates.trains_synthesizers,
         )
         return through
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _cross_unlocked(
+        self,
+        module: nn.Module,
+        leaves: list[Any],
+        named: list[tuple[SiteName, int]],
+        context: Tensor | None,
+    ) -> None:
+        """Let the module learn now; its graph ends here, so its other outputs are detached."""
+        assert self._updates.unlock is not None
+        outputs = [(self.interfaces[name], leaves[index]) for name, index in named]
+        if not outputs:
+            return
+        copies = self._updates.unlock.cross(
+            outputs, context, train=self._updates.trains_synthesizers
+        )
+        self._updates.step_module(module)
+        handed_on = dict(zip((index for _, index in named), copies, strict=True))
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                leaves[index] = handed_on.get(index, leaf.detach())
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _make(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:

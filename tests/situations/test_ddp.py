@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from dni import DNI
+from dni import DNI, DNIError
 
 from .networks import assert_close, assert_same, batches, mlp, tensors
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo"
 )
-RANKS, STEPS, SIZE = 2, 4, 8
+RANKS, STEPS, SIZE = 2, 8, 8
 
 
 class Own(nn.Module):
@@ -54,8 +54,12 @@ def plain(**options: Any) -> DNI:
     return DNI(mlp(), **options)
 
 
+def cold(**options: Any) -> DNI:
+    return DNI(nn.Sequential(Own(6, 5), nn.ReLU(inplace=True), Own(5, 3)), **options)
+
+
 def lazy(**options: Any) -> DNI:
-    net = DNI(nn.Sequential(Own(6, 5), nn.ReLU(inplace=True), Own(5, 3)), **options)
+    net = cold(**options)
     net(torch.zeros(2, 6, dtype=torch.float64))
     return net
 
@@ -86,6 +90,14 @@ def train(net: nn.Module, wrapper: DNI, rank: int = 0, ranks: int = 1, parts: in
             wrapper.zero_grad()
 
 
+def result_of(wrapper: DNI) -> dict[str, Any]:
+    return {
+        "state": tensors(wrapper),
+        "updates": wrapper.updates,
+        "statistics": wrapper.statistics(),
+    }
+
+
 def work(rank: int, folder: str) -> None:
     """One process: joins the others, trains every case, leaves the results in files."""
     warnings.simplefilter("error")
@@ -98,12 +110,14 @@ def work(rank: int, folder: str) -> None:
             torch.manual_seed(rank)  # DDP gives every rank the parameters of the first
             wrapper = make(**options)
             train(DistributedDataParallel(wrapper, **ddp), wrapper, rank, RANKS, parts)
-            result = {
-                "state": tensors(wrapper),
-                "updates": wrapper.updates,
-                "statistics": wrapper.statistics(),
-            }
-            torch.save(result, f"{folder}/{rank}-{number}.pt")
+            torch.save(result_of(wrapper), f"{folder}/{rank}-{number}.pt")
+        torch.manual_seed(rank)
+        wrapper = cold()
+        try:
+            train(DistributedDataParallel(wrapper), wrapper, rank, RANKS)
+            torch.save(result_of(wrapper), f"{folder}/{rank}-cold.pt")
+        except DNIError as err:
+            torch.save({"error": str(err)}, f"{folder}/{rank}-cold.pt")
     finally:
         dist.destroy_process_group()
 
@@ -132,9 +146,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         if loopbacks:
             patch.setenv("GLOO_SOCKET_IFNAME", loopbacks[0])
         torch.multiprocessing.spawn(work, (str(folder),), nprocs=RANKS)
+    numbers = {case: str(number) for number, case in enumerate(CASES)} | {"cold": "cold"}
     return {
         case: [torch.load(folder / f"{rank}-{number}.pt") for rank in range(RANKS)]
-        for number, case in enumerate(CASES)
+        for case, number in numbers.items()
     }
 
 
@@ -162,3 +177,15 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(
     network = {key: state[f"network.{key}"] for key in expected}
     is_backprop = options.get("lambda_") == 1.0
     assert_close(network, expected, rtol=1e-12 if is_backprop else 1e-5)
+
+
+def test_an_interface_made_on_the_first_pass_is_refused_or_reduced(
+    results: dict[str, list[Any]],
+) -> None:
+    """DDP knows the parameters that were there when it was made, and reduces no others."""
+    first, second = results["cold"]
+    if "error" in first:
+        assert "pass" in first["error"]
+        assert first == second
+    else:
+        assert_same(first["state"], second["state"])

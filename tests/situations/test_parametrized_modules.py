@@ -58,7 +58,7 @@ def test_the_module_is_the_site_not_its_parametrization(
 def test_length_and_direction_of_a_normed_weight_both_learn() -> None:
     net = DNI(network(parametrizations.weight_norm), lambda_=0.0)
     before = {name: p.detach().clone() for name, p in net.network.named_parameters()}
-    for _ in range(5):  # synthetic gradients start at zero and reach down a site a step
+    for _ in range(5):  # synthetic gradients start at zero and reach down a site in two steps
         loss(net).backward()
     assert any("original0" in name for name in before)
     for name, parameter in net.network.named_parameters():

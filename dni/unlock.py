@@ -1,0 +1,152 @@
+"""Update unlocking: a site's module learns during the forward pass and its graph is let go."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+
+import torch
+from torch import Tensor
+
+from .boundary import Cut, meter_sums, regression_gradient
+from .errors import DNIWarning
+from .interface import Interface
+from .optimizers import BackwardEnd
+
+
+class _Marker:
+    """Lives as long as the graph behind a cut (see `Cut`)."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Handover:
+    """An activation that was handed on: what its synthesizer said, and where the answer arrives.
+
+    Attributes:
+        interface: The interface that was crossed.
+        prediction: Its synthetic gradient in units of the scale, with the graph of the
+            synthesizer. Shape ``[*]``.
+        leaf: Gathers the gradients that the consumers of the activation send back. It has the
+            activation's shape and the memory of one number.
+    """
+
+    def __init__(self, interface: Interface, prediction: Tensor) -> None:
+        self.interface = interface
+        self.prediction = prediction
+        self.leaf = prediction.new_empty(()).expand(prediction.shape).requires_grad_()
+
+    @torch.no_grad()
+    def settle(self) -> bool:
+        """Train the synthesizer: the sum of what all consumers sent is the true gradient.
+
+        Returns:
+            Whether any of them sent one.
+        """
+        true, self.leaf.grad = self.leaf.grad, None
+        if true is None:
+            return False
+        wide = torch.promote_types(true.dtype, torch.float32)
+        target, prediction = true.to(wide), self.prediction.detach().to(wide)
+        interface = self.interface
+        interface.hear(meter_sums(prediction, target))
+        if self.prediction.requires_grad:
+            features, inverse_scale = interface.layout.features, interface.inverse_scale
+            gradient = regression_gradient(prediction, target, inverse_scale, features)
+            self.prediction.backward(gradient.to(self.prediction.dtype))
+        return True
+
+
+class Unlock:
+    """Crosses interfaces with update unlocking, for λ = 0.
+
+    When a site has its output, the synthetic gradient is propagated into its module, and on to
+    the cut below, at once. The module is updated, its graph is freed, and a copy of the output
+    is handed on. A synthesizer learns as soon as nothing that was made from the copy can send a
+    gradient any more: in a chain, when the next site has been crossed; across a skip, when the
+    last consumer has been.
+
+    Args:
+        backward_end: Told to wait for the user's backward pass, and not for those made here.
+    """
+
+    def __init__(self, backward_end: BackwardEnd) -> None:
+        self._backward_end = backward_end
+        self._warned: set[str] = set()
+        self._waiting: dict[int, Handover] = {}
+        self._answered: list[int] = []
+        self._number = 0
+
+    def cross(
+        self, outputs: list[tuple[Interface, Tensor]], context: Tensor | None, *, train: bool
+    ) -> list[Tensor]:
+        """Propagate the synthetic gradients of a site into its module, and cut its outputs.
+
+        Args:
+            outputs: The interfaces of one site, each with the tensor it is for.
+            context: Features of the context.
+            train: Whether the synthesizers learn.
+
+        Returns:
+            A copy of each tensor, cut from its graph.
+        """
+        self.settle()
+        handovers = []
+        for interface, output in outputs:
+            with torch.set_grad_enabled(train):
+                prediction = interface.predict(output.detach(), context)
+            handovers.append(Handover(interface, prediction))
+        gradients = [
+            (h.prediction.detach() * h.interface.scale).to(output.dtype)
+            for h, (_, output) in zip(handovers, outputs, strict=True)
+        ]
+        # A skip may pass by this site: what lies below belongs to its graph too.
+        with self._backward_end.looking_away():
+            torch.autograd.backward([output for _, output in outputs], gradients, retain_graph=True)
+        return [
+            self._hand_on(handover, output.detach())
+            for handover, (_, output) in zip(handovers, outputs, strict=True)
+        ]
+
+    def _hand_on(self, handover: Handover, activation: Tensor) -> Tensor:
+        marker = _Marker()
+        self._number += 1
+        self._waiting[self._number] = handover
+        # Only noted here: this may run in the midst of a backward pass.
+        weakref.finalize(marker, self._answered.append, self._number).atexit = False
+        self._backward_end.listen(handover.leaf)
+        copy: Tensor = Cut.apply(handover.leaf, activation, marker)  # type: ignore[no-untyped-call]
+        return copy
+
+    def settle(self, *, everything: bool = False) -> None:
+        """Train the synthesizers whose true gradient is complete.
+
+        Args:
+            everything: Also those that some graph could still answer, if they have an answer.
+        """
+        numbers = [*self._answered]
+        self._answered.clear()
+        if everything:
+            answered = (n for n, h in self._waiting.items() if h.leaf.grad is not None)
+            numbers += [number for number in answered if number not in numbers]
+        with self._backward_end.looking_away():
+            for number in numbers:
+                handover = self._waiting.pop(number, None)
+                if handover is not None and not handover.settle():
+                    self._warn(handover.interface.site)
+
+    def _warn(self, site: str) -> None:
+        if site not in self._warned:
+            self._warned.add(site)
+            warnings.warn(
+                f"Nothing that was made from the output of site {site!r} sent a gradient back, "
+                "so its synthesizer learns nothing and its module learns from what that last "
+                "said. Does the loss depend on it?",
+                DNIWarning,
+                stacklevel=2,
+            )
+
+    def clear(self) -> None:
+        """Forget what an earlier pass handed on: no backward came for it."""
+        self._answered.clear()
+        self._waiting.clear()
