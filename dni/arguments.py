@@ -152,3 +152,18 @@ def check_axes(output: Tensor, site: SiteName) -> None:
             f"The output of site {site!r} is a single number; an interface needs at least one "
             "axis. Choose another site with `sites=`."
         )
+
+
+def check_not_late(site: SiteName) -> None:
+    """Refuse an interface that is made when DDP has noted all parameters already.
+
+    Raises:
+        AttachmentError: DDP would not reduce the gradients of its synthesizer.
+    """
+    ddp = torch.nn.parallel.DistributedDataParallel
+    if ddp._get_active_ddp_module() is not None:
+        raise AttachmentError(
+            f"The interface at site {site!r} is made in the first training pass, but "
+            "`DistributedDataParallel` reduces only the parameters that were there when it was "
+            "made. Run one training pass through the `DNI` before you wrap it."
+        )

@@ -91,7 +91,8 @@ class Boundary(torch.autograd.Function):
         (prediction,) = ctx.saved_tensors
         scale, inverse_scale, mix = ctx.units
         wide = torch.promote_types(true.dtype, torch.float32)
-        target, prediction = true.to(wide), prediction.to(wide)
+        # Detached: a penalty on gradients is not to train a synthesizer by what it propagated.
+        target, prediction = true.to(wide), prediction.detach().to(wide)
 
         # In place on what was just allocated: at a site's size, memory costs more than arithmetic.
         if ctx.mode == TRUE:

@@ -98,9 +98,17 @@ def add_parameters(optimizer: Optimizer, site: str, params: list[nn.Parameter]) 
     Args:
         optimizer: Optimizer of the synthesizers.
         site: Name of the interface.
-        params: The synthesizer's parameters; those of the first may be there already.
+        params: The synthesizer's parameters; those of the first are there already.
+
+    Raises:
+        ConfigError: The optimizer has several groups.
     """
-    (group,) = optimizer.param_groups
+    if len(optimizer.param_groups) != 1:
+        raise ConfigError(
+            f"`grad_optim` made {len(optimizer.param_groups)} parameter groups; one group is "
+            "needed, which the synthesizers made later join."
+        )
+    group = optimizer.param_groups[0]
     known = group.setdefault("sites", [])
     if known:
         group["params"].extend(params)

@@ -242,7 +242,7 @@ class Updates:
     # -- the end of backward ---------------------------------------------------------------
 
     def _is_expected(self) -> bool:
-        return any(not record.is_returned for record in self._passes)
+        return any(not record.is_counted for record in self._passes)
 
     def _on_backward_end(self) -> None:
         if self.unlock is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from .arguments import (
     check_arguments,
     check_axes,
     check_network,
+    check_not_late,
     check_synthesizers,
     no_gradient,
 )
@@ -217,10 +219,7 @@ class DNI(nn.Module):
         try:
             if torch.compiler.is_compiling():
                 if self.interfaces.is_backprop:
-                    raise ConfigError(
-                        "With `skip_last_layer=True` the first training pass must not be "
-                        "compiled: it shows which site comes last. Run one eager pass first."
-                    )
+                    self._last_called()
                 return self.network(*args, **kwargs)
             with self._updates.passing(self._is_active(), self._context) as is_new:
                 output = self.network(*args, **kwargs)
@@ -283,9 +282,19 @@ class DNI(nn.Module):
                 DNIWarning,
                 stacklevel=5,  # the line that called the wrapper, beyond torch's own two frames
             )
-        if self.interfaces.is_backprop and self._called:
-            self._skip(next(reversed(self._called)))
+        if self.interfaces.is_backprop:
+            self._skip(self._last_called())
         self._called.clear()
+
+    def _last_called(self) -> SiteName:
+        """The site that the first training pass called last."""
+        if self._is_compiled or not self._called:
+            raise ConfigError(
+                "With `skip_last_layer=True` the first training pass must be an eager one "
+                "through at least one site: it shows which site comes last. Run one pass before "
+                "`torch.compile`."
+            )
+        return next(reversed(self._called))
 
     def _skip(self, last: SiteName) -> None:
         """Leave the site that is called last without interface."""
@@ -384,6 +393,7 @@ class DNI(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _make(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
         check_axes(output, site)
+        check_not_late(site)
         made = self.interfaces.make_seen(name, site, module, output.detach())
         self._updates.adopt(name, made)
 
@@ -558,7 +568,8 @@ class DNI(nn.Module):
         if saved is not None and live is not None:
             checkpoint.check_settings("synthesizer_optimizer", saved, live)
         self.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Copied: torch's optimizers keep the very tensors they are given.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if saved is not None and self.synthesizer_optimizer is not None:
-            saved = ordered_like(saved, self.synthesizer_optimizer)
+            saved = ordered_like(copy.deepcopy(saved), self.synthesizer_optimizer)
             self.synthesizer_optimizer.load_state_dict(saved)

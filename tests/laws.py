@@ -67,6 +67,9 @@ KINDS = {
         (-1, 2, 4, 4),
         ((0, 2, 3, 1), (0, 3, 1, 2)),
     ),
+    "[B,C,1,1]": Kind(
+        lambda: nn.Conv2d(2, 5, 3, padding=1), (-1, 2, 1, 1), ((0, 2, 3, 1), (0, 3, 1, 2))
+    ),
 }
 
 
@@ -112,7 +115,7 @@ TABLE = {
     "RNNDNI-bidirectional": Row(RNNDNI, {"kind": "gru", "bidirectional": True}, SEQUENCES),
     **{
         f"Conv2dDNI-{pool}-{layers}": Row(
-            Conv2dDNI, {"pool": pool, "num_layers": layers}, ("[B,C,H,W]",)
+            Conv2dDNI, {"pool": pool, "num_layers": layers}, ("[B,C,H,W]", "[B,C,1,1]")
         )
         for pool in ("none", "max", "avg")
         for layers in (0, 1, 2)

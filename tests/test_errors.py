@@ -91,6 +91,12 @@ CONSTRUCTIONS = [
         "optimizer-that-refuses-the-parameters", ConfigError, "(?i)muon", with_options(optim="muon")
     ),
     bad(
+        "optimizer-with-several-groups",
+        ConfigError,
+        "`grad_optim`.*group",
+        with_options(grad_optim=lambda ps: torch.optim.SGD([{"params": [p]} for p in ps], lr=1)),
+    ),
+    bad(
         "synthesizer-name",
         ConfigError,
         r"`dni_network`.*'liner'.*'linear'",

@@ -23,6 +23,11 @@ from laws import (
     with_and_without_context,
 )
 
+every_kind = pytest.mark.parametrize(
+    ("row", "kind"),
+    [pytest.param(row, kind, id=f"{n}-{kind}") for n, row in TABLE.items() for kind in row.kinds],
+)
+
 
 def lesson_for(row: Row, *, context: bool) -> Lesson:
     return Lesson(KINDS[row.kinds[0]], context=context)
@@ -68,10 +73,7 @@ def test_the_first_synthetic_gradient_is_zero(row: Row, context: bool) -> None:
         assert net.statistics()["site"]["true_norm"] > 0.0
 
 
-@pytest.mark.parametrize(
-    ("row", "kind"),
-    [pytest.param(row, kind, id=f"{n}-{kind}") for n, row in TABLE.items() for kind in row.kinds],
-)
+@every_kind
 def test_the_synthetic_gradient_has_the_shape_of_the_activation(row: Row, kind: str) -> None:
     for context in (False, True):
         for batch in (1, 3):
@@ -96,6 +98,25 @@ def test_the_synthetic_gradient_has_the_shape_of_the_activation(row: Row, kind: 
             learning = [*net.network.parameters(), *interface.synthesizer.parameters()]
             assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
             net.step()
+
+
+@every_kind
+def test_a_sample_does_not_see_the_rest_of_its_batch(row: Row, kind: str) -> None:
+    for context in (False, True):
+        net = row.wrap(context=context, kind=kind)
+        randomize(net)
+        interface = net.interfaces["site"].eval()  # batch normalization does, while it learns
+        input, arguments = Lesson(KINDS[kind], context=context).batch(3)
+        there, _ = KINDS[kind].axes
+        axis = there[0]
+        with torch.no_grad():
+            activation = net.network(input)
+            encoded = torch.eye(3)[arguments["context"]] if context else None
+            together = interface.predict(activation, encoded)
+            for n in range(3):
+                own = None if encoded is None else encoded[n : n + 1]
+                alone = interface.predict(activation.narrow(axis, n, 1), own)
+                torch.testing.assert_close(together.narrow(axis, n, 1), alone)
 
 
 @every_synthesizer

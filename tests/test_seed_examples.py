@@ -276,7 +276,9 @@ def test_a_star_import_brings_exactly_the_public_names() -> None:
     names: dict[str, Any] = {}
     exec("from dni import *", names)
     del names["__builtins__"]
-    classes = "DNI DNINetwork LinearDNI LinearSigmoidDNI LinearBatchNormDNI RNNDNI Conv2dDNI"
+    classes = (
+        "DNI DNINetwork LinearDNI LinearSigmoidDNI LinearBatchNormDNI RNNDNI Conv2dDNI CriticDNI"
+    )
     errors = (
         "DNIError ConfigError SiteError ShapeError ContextError AttachmentError CheckpointError"
     )

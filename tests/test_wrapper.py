@@ -327,6 +327,46 @@ def test_a_copy_made_before_the_first_pass_skips_the_last_layer_too() -> None:
     assert changed(weights(net), weights(twin)) == set()
 
 
+def test_a_network_of_one_layer_trains_by_backprop_when_its_last_layer_is_skipped() -> None:
+    plain = nn.Linear(4, 3)
+    net = DNI(copy.deepcopy(plain), skip_last_layer=True, λ=0.0, optim="sgd", grad_lr=0.1)
+    optimizer = optim.SGD(plain.parameters(), lr=0.1)
+    for _ in range(3):
+        backward(net)
+        optimizer.zero_grad()
+        backward(plain)
+        optimizer.step()
+    assert net.updates == 3
+    assert len(net.interfaces) == 0
+    assert_equal(net.network.parameters(), plain.parameters())
+
+
+# -- gradients of gradients ----------------------------------------------------------------------
+
+
+def test_a_gradient_penalty_at_share_one_is_that_of_the_network() -> None:
+    network, net = pair(λ=1.0, update="manual")
+    for module in (network, net):
+        input = X.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(module(input).sum(), input, create_graph=True)
+        slope.square().sum().backward()
+    for a, b in zip(net.network.parameters(), network.parameters(), strict=True):
+        assert (a.grad is None and b.grad is None) or torch.equal(a.grad, b.grad)
+
+
+def test_a_gradient_penalty_does_not_train_synthesizers_through_what_they_propagated() -> None:
+    net = DNI(nn.Linear(4, 3), λ=0.0, scale_targets=False, update="manual")
+    synthesizer = net.interfaces[""].synthesizer
+    with torch.no_grad():
+        synthesizer.final.bias.fill_(1.0)
+    input = X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(input).sum(), input, create_graph=True)
+    slope.square().sum().backward()
+    # The slope is that of the linear map alone, Wᵀs: nothing asks for a regression here.
+    assert net.network.weight.grad.any()
+    assert all(p.grad is None or not p.grad.any() for p in synthesizer.parameters())
+
+
 # -- transparency --------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dni import DNI, ContextError
 
-from .networks import assert_same, batches, mlp, tensors
+from .networks import assert_close, assert_same, batches, mlp, tensors
 
 
 class Checkpointed(nn.Module):
@@ -163,3 +163,23 @@ def test_a_reentrant_pass_that_waits_is_not_known_so_every_backward_updates() ->
         loss.backward()
         assert net.updates == number
     assert all(value.isfinite().all() for value in tensors(net).values())
+
+
+@pytest.mark.parametrize("is_reentrant", [False, True], ids=["plain", "reentrant"])
+def test_two_checkpointed_calls_of_the_wrapper_come_back_in_one_backward(
+    is_reentrant: bool,
+) -> None:
+    """The second call is recomputed when gradients of the first are there already."""
+
+    def train(wrap: Wrap) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        net = DNI(mlp(), **OPTIONS)
+        module = wrap(net)
+        for (x, y), (x2, y2) in zip(batches(3), batches(3, seed=2), strict=True):
+            (F.cross_entropy(module(x), y) + F.cross_entropy(module(x2), y2)).backward()
+        assert net.updates == 3
+        return tensors(net)
+
+    expected = train(lambda m: Straight(m, is_reentrant=False))
+    actual = train(lambda m: Checkpointed(m, is_reentrant=is_reentrant))
+    assert_close(actual, expected, rtol=1e-4)  # the statistics are summed in another order

@@ -207,6 +207,8 @@ def test_a_loss_on_outputs_and_state_is_backprop(kind: type[nn.RNNBase]) -> None
     for _ in range(3):
         run(net).backward()
     assert net.updates == 3
+    assert list(net.interfaces) == [""]
+    assert net.statistics()[""]["true_norm"] > 0
 
 
 def test_a_packed_sequence_keeps_its_lengths() -> None:
