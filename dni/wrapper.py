@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,21 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from . import checkpoint
-from .arguments import (
-    check_arguments,
-    check_axes,
-    check_network,
-    check_not_late,
-    check_synthesizers,
-    no_gradient,
-)
+from .arguments import check_arguments, check_network, check_synthesizers
 from .attachment import Attachment
-from .boundary import SYNTHETIC
-from .context import encode
-from .errors import CheckpointError, ConfigError, ContextError, DNIWarning
+from .crossing import Crossing
+from .errors import CheckpointError
 from .interface import Statistics
 from .interfaces import Interfaces
 from .mixing import Lambda
@@ -145,8 +135,8 @@ class DNI(nn.Module):
             share=λ if lambda_ is None else lambda_,
         )
         super().__init__()
-        self._sites = find_sites(network, recursive=recursive, sites=sites)
-        check_synthesizers(dni_network, self._sites)
+        found = find_sites(network, recursive=recursive, sites=sites)
+        check_synthesizers(dni_network, found)
         params = [p for p in network.parameters() if p.requires_grad]
         optimizer = make_optimizer(
             grad_optim if optim is None else optim,
@@ -160,7 +150,7 @@ class DNI(nn.Module):
             hidden_size=hidden_size,
             context_size=context_size,
             scale_targets=scale_targets,
-            sites=self._sites,
+            sites=found,
             share=λ if lambda_ is None else lambda_,
         )
         if gpu_id >= 0:
@@ -180,21 +170,8 @@ class DNI(nn.Module):
             is_unlocked=unlock == "update",
         )
         self._network_takes_context = "context" in inspect.signature(network.forward).parameters
-        self._last_site: SiteName | None = None
-        interfaces.is_backprop = skip_last_layer  # until the last site is known
-        self._called: dict[SiteName, None] = {}
-        self._is_compiled = False  # compiled code notes no calls
-        self._has_run = False  # a training pass went through, so every site had its chance
-        self._is_paused = False
-        self._context: Tensor | None = None
-        if not skip_last_layer:
-            for site, module in self._sites.items():
-                ahead = interfaces.make_ahead(site, module)
-                if ahead is not None:
-                    self._updates.adopt(site, ahead)
-        self._attachment = Attachment(self)
-        self._attachment.attach(self._sites)
-        self._updates.attach()
+        self._crossing = Crossing(found, interfaces, self._updates, skips_last=skip_last_layer)
+        self._attach()
 
     # -- forward ---------------------------------------------------------------------------
 
@@ -213,22 +190,14 @@ class DNI(nn.Module):
         Raises:
             ContextError: The synthesizers need a context and there is none, or it does not fit.
         """
-        previous = self._context
-        if "context" in kwargs and not self._network_takes_context:
-            self._set_context(kwargs.pop("context"))
+        crossing = self._crossing
+        previous = crossing.context
         try:
-            if torch.compiler.is_compiling():
-                if self.interfaces.is_backprop:
-                    self._last_called()
-                return self.network(*args, **kwargs)
-            with self._updates.passing(self._is_active(), self._context) as is_new:
-                output = self.network(*args, **kwargs)
+            if "context" in kwargs and not self._network_takes_context:
+                crossing.set_context(kwargs.pop("context"))
+            return crossing.run(self.network, args, kwargs)
         finally:
-            self._context = previous
-        if is_new and not self._has_run:
-            self._has_run = True
-            self._look_back()
-        return output
+            crossing.context = previous
 
     @contextmanager
     def context(self, context: Tensor) -> Iterator[None]:
@@ -240,162 +209,23 @@ class DNI(nn.Module):
         Raises:
             ContextError: The wrapper has no ``context_size``, or the context does not fit it.
         """
-        previous = self._context
-        self._set_context(context)
+        crossing = self._crossing
+        previous = crossing.context
+        crossing.set_context(context)
         try:
             yield
         finally:
-            self._context = previous
+            crossing.context = previous
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Run plain backpropagation during a ``with`` block: no interface is passed."""
-        previous, self._is_paused = self._is_paused, True
+        crossing = self._crossing
+        previous, crossing.is_paused = crossing.is_paused, True
         try:
             yield
         finally:
-            self._is_paused = previous
-
-    def _set_context(self, context: Tensor | None) -> None:
-        size = self.interfaces.context_size
-        self._context = None if context is None else encode(context, size)
-
-    def _is_active(self) -> bool:
-        return self.training and torch.is_grad_enabled() and not self._is_paused
-
-    def _note_call(self, site: SiteName) -> None:
-        """Remember that a training pass came to a site, even within the network's own no_grad."""
-        if torch.compiler.is_compiling():
-            self._is_compiled = True
-        elif self._updates.current is not None:
-            self._called.pop(site, None)
-            self._called[site] = None
-
-    def _look_back(self) -> None:
-        """After the first training pass: which sites were not called, and which came last."""
-        silent = [site for site in self._sites if site not in self._called]
-        if silent and not self._is_compiled:
-            warnings.warn(
-                f"No interface at {', '.join(map(repr, silent))}: the network did not call "
-                "these modules on its first training pass (a functional call of their weights "
-                "does not count), so they learn from the gradient that reaches them.",
-                DNIWarning,
-                stacklevel=5,  # the line that called the wrapper, beyond torch's own two frames
-            )
-        if self.interfaces.is_backprop:
-            self._skip(self._last_called())
-        self._called.clear()
-
-    def _last_called(self) -> SiteName:
-        """The site that the first training pass called last."""
-        if self._is_compiled or not self._called:
-            raise ConfigError(
-                "With `skip_last_layer=True` the first training pass must be an eager one "
-                "through at least one site: it shows which site comes last. Run one pass before "
-                "`torch.compile`."
-            )
-        return next(reversed(self._called))
-
-    def _skip(self, last: SiteName) -> None:
-        """Leave the site that is called last without interface."""
-        self._last_site = last
-        self._updates.discard(n for n, i in self.interfaces.items() if i.site == last)
-        self.interfaces.is_backprop = False
-        self.interfaces.set_share(self.interfaces.share, self.updates)
-
-    # -- sites -----------------------------------------------------------------------------
-
-    def at_site(self, site: SiteName, module: nn.Module, output: Any) -> Any:
-        """Called by the hook of a site; returns the site's output behind boundaries."""
-        if not self._has_run:
-            self._note_call(site)
-        if not self._is_active() or site == self._last_site:
-            return None
-        self._updates.clear_used()
-        if not torch.compiler.is_compiling():
-            self._updates.join()
-        leaves, spec = ([output], None) if isinstance(output, Tensor) else tree_flatten(output)
-        carriers = [
-            index
-            for index, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor) and leaf.is_floating_point()
-        ]
-        if not carriers:
-            raise no_gradient(output, site, module)
-        if isinstance(module, nn.RNNBase):
-            carriers = carriers[:1]  # the state after the last step belongs to temporal interfaces
-        named = [(self.interfaces.name_of(site, n), i) for n, i in enumerate(carriers)]
-        named = [(name, index) for name, index in named if leaves[index].requires_grad]
-        context = self._context_at(site)
-        for name, index in named:
-            self._prepare(name, site, module, leaves[index])
-        if self._updates.unlock is not None and all(
-            self.interfaces[name].mode == SYNTHETIC for name, _ in named
-        ):
-            self._cross_unlocked(module, leaves, named, context)
-        else:
-            for name, index in named:
-                leaves[index] = self._cross(name, leaves[index], context)
-        return leaves[0] if spec is None else tree_unflatten(leaves, spec)
-
-    def _context_at(self, site: SiteName) -> Tensor | None:
-        """The context of this pass; an error if the synthesizers need one and there is none."""
-        context = self._context
-        if context is None and not torch.compiler.is_compiling():
-            context = self._updates.recomputed_context()
-        if context is None and self.interfaces.context_size is not None:
-            raise ContextError(
-                f"Site {site!r} has a conditioned synthesizer (`context_size="
-                f"{self.interfaces.context_size}`), but this training pass has no context; call "
-                "`net(x, context=labels)` or use `with net.context(labels):`."
-            )
-        return context
-
-    def _prepare(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
-        """Make the interface if there is none yet, and have it where the output is."""
-        if name not in self.interfaces:
-            self._make(name, site, module, output)
-        if not torch.compiler.is_compiling():
-            self.interfaces[name].follow(output)
-
-    def _cross(self, name: SiteName, output: Tensor, context: Tensor | None) -> Tensor:
-        through: Tensor = self.interfaces[name](
-            output,
-            context,
-            record=None if torch.compiler.is_compiling() else self._updates.under_way(),
-            loss_scale=self._updates.loss_scale(output.device),
-            train=self._updates.trains_synthesizers,
-        )
-        return through
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _cross_unlocked(
-        self,
-        module: nn.Module,
-        leaves: list[Any],
-        named: list[tuple[SiteName, int]],
-        context: Tensor | None,
-    ) -> None:
-        """Let the module learn now; its graph ends here, so its other outputs are detached."""
-        assert self._updates.unlock is not None
-        outputs = [(self.interfaces[name], leaves[index]) for name, index in named]
-        if not outputs:
-            return
-        copies = self._updates.unlock.cross(
-            outputs, context, train=self._updates.trains_synthesizers
-        )
-        self._updates.step_module(module)
-        handed_on = dict(zip((index for _, index in named), copies, strict=True))
-        for index, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor):
-                leaves[index] = handed_on.get(index, leaf.detach())
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _make(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
-        check_axes(output, site)
-        check_not_late(site)
-        made = self.interfaces.make_seen(name, site, module, output.detach())
-        self._updates.adopt(name, made)
+            crossing.is_paused = previous
 
     # -- λ and updates ---------------------------------------------------------------------
 
@@ -449,6 +279,11 @@ class DNI(nn.Module):
 
     # -- life ------------------------------------------------------------------------------
 
+    def _attach(self) -> None:
+        self._attachment = Attachment(self._crossing)
+        self._attachment.attach(self._crossing.sites)
+        self._updates.attach()
+
     def detach(self) -> nn.Module:
         """Take every hook off; the network is as it was before, but for what it has learned.
 
@@ -475,14 +310,11 @@ class DNI(nn.Module):
         return getattr(network, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_attachment", "_context")}
+        return {k: v for k, v in self.__dict__.items() if k != "_attachment"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = {**state, "_context": None}
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._attachment = Attachment(self)
-        self._attachment.attach(self._sites)
-        self._updates.attach()
+        self._attach()
 
     # -- saving ----------------------------------------------------------------------------
 
@@ -490,13 +322,13 @@ class DNI(nn.Module):
         """What ``state_dict`` holds besides tensors."""
         self._updates.flush()
         version = checkpoint.VERSION
-        return {"version": version, "updates": self.updates, "last_site": self._last_site}
+        return {"version": version, "updates": self.updates, "last_site": self._crossing.last_site}
 
     def set_extra_state(self, state: Any) -> None:
         """Take over what `get_extra_state` gave."""
         self._updates.count = state["updates"]
         if self.interfaces.is_backprop and state["last_site"] is not None:
-            self._skip(state["last_site"])
+            self._crossing.skip(state["last_site"])
         self.λ = self.λ
 
     def load_state_dict(
@@ -533,9 +365,9 @@ class DNI(nn.Module):
     def _make_saved(self, state: Mapping[str, Any], prefix: str) -> None:
         """Make the interfaces that a state has and this wrapper has not."""
         like = next(p for p in self.network.parameters() if p.is_floating_point())
-        missing = checkpoint.fitting(state, prefix, self._sites, self.interfaces)
+        missing = checkpoint.fitting(state, prefix, self._crossing.sites, self.interfaces)
         for name, site, layout in missing:
-            module = self._sites[site]
+            module = self._crossing.sites[site]
             made = self.interfaces.make(name, site, module, layout=layout, like=like)
             self._updates.adopt(name, made)
 

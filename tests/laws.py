@@ -14,6 +14,7 @@ from dni import (
     DNI,
     RNNDNI,
     Conv2dDNI,
+    CriticDNI,
     DNINetwork,
     LinearBatchNormDNI,
     LinearDNI,
@@ -81,11 +82,13 @@ class Row:
         synthesizer: Its class.
         params: Its ``dni_params``.
         kinds: The kinds of sites it serves; all laws run on the first, shapes on every one.
+        contexts: Whether it is tried with labels, without them, or both.
     """
 
     synthesizer: type[DNINetwork]
     params: dict[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = tuple(KINDS)
+    contexts: tuple[bool, ...] = (False, True)
 
     def wrap(self, *, context: bool, kind: str | None = None, **options: Any) -> DNI:
         """A wrapper of a one-site network with this synthesizer."""
@@ -120,11 +123,23 @@ TABLE = {
         for pool in ("none", "max", "avg")
         for layers in (0, 1, 2)
     },
+    **{
+        f"CriticDNI-{layers}": Row(CriticDNI, {"num_layers": layers}, contexts=(True,))
+        for layers in (0, 1, 2)
+    },
+    "CriticDNI-own": Row(
+        CriticDNI, {"criterion": nn.functional.mse_loss}, tuple(KINDS), contexts=(True,)
+    ),
 }
 
 every_synthesizer = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
 with_and_without_context = pytest.mark.parametrize(
-    "context", [False, True], ids=["plain", "context"]
+    ("row", "context"),
+    [
+        pytest.param(row, context, id=f"{name}-{'context' if context else 'plain'}")
+        for name, row in TABLE.items()
+        for context in row.contexts
+    ],
 )
 
 

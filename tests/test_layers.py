@@ -35,6 +35,7 @@ ORDER = [
     "arguments",
     "unlock",
     "updates",
+    "crossing",
     "wrapper",
     "vision",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, ContextError, did_you_mean
 from .base import DNINetwork, at_least, start_at_zero
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -34,27 +34,28 @@ RESIDUALS: dict[str, Criterion] = {
 }
 """Gradient of a position's loss with respect to the output of the head, by name of the loss."""
 
-LOSSES = {
-    "cross_entropy": "cross_entropy",
-    "mse": "mse_loss",
-    "binary_cross_entropy": "binary_cross_entropy_with_logits",
-}
-"""The same losses by their names in ``torch.nn.functional``."""
-
 
 class CriticDNI(DNINetwork):
     r"""The gradient of a learned local loss: :math:`s = \partial \hat L(h, y) / \partial h`.
 
     A small head on the activation and the task's criterion make a local loss
-    :math:`\hat L(h, y) = \frac{1}{N} \sum_n \ell(A h_n + b, y_n)`; what is learned is not that
-    this loss is small but that its gradient is the true one. A classifier's true gradient has
-    this form where the head is the network's own, so a critic predicts it far better than a
-    regression of the vector field does. For the cross entropy
+    :math:`\hat L(h, y) = \frac{e^\gamma}{N} \sum_n \ell(z_n, y_n)` with
 
-    .. math:: s_n = \frac{e^\gamma}{N} (\mathrm{softmax}(A h_n + b) - y_n) A
+    .. math:: z_n = A h_n + b + C \, \mathrm{relu}(B h_n + c);
 
-    with a learned gain :math:`\gamma` for losses that are weighted or summed. :math:`A` and
-    :math:`b` start at zero, and so does :math:`s`.
+    what is learned is not that this loss is small but that its gradient is the true one. A
+    classifier's true gradient has this form where the head is the network's own, so a critic
+    predicts it far better than a regression of the vector field does. The gradient has a closed
+    form, for the cross entropy
+
+    .. math:: r_n = \mathrm{softmax}(z_n) - y_n, \qquad
+        s_n = \frac{e^\gamma}{N} \bigl(A^T r_n + B^T (\mathbb{1}_{B h_n + c > 0}
+        \odot C^T r_n) \bigr),
+
+    with a learned gain :math:`\gamma` for losses that are weighted or summed. :math:`A`,
+    :math:`C` and :math:`b` start at zero, and so does :math:`s`. Without the hidden units every
+    gradient lies in the span of one row of :math:`A` per class, whatever the activation; a few of
+    them make the layers below learn faster and better, and cost little.
 
     Needs a context: the target of the criterion, as one-hot labels or as features.
 
@@ -65,11 +66,10 @@ class CriticDNI(DNINetwork):
         context_size: Number of classes or target features.
         criterion: ``"cross_entropy"``, ``"mse"`` or ``"binary_cross_entropy"`` (all averaged as
             in torch), or a function of the head's output and the target, both
-            ``[N, context_size]``, that returns the mean loss.
-        num_layers: Hidden layers of the head (Linear, ReLU); with 0 the gradient has a closed
-            form, otherwise and for a criterion of one's own autograd finds it.
+            ``[N, context_size]``, that returns the mean loss and that autograd can derive twice.
+        num_layers: Hidden layers of the head (Linear, ReLU) beside its linear part.
         maps: Whether the activation is a feature map; the wrapper sets it.
-        pool_size: A map is averaged to this height and width (at most) before the head.
+        pool_size: A map is averaged to this height and width before the head.
 
     Shapes:
         ``input`` ``[*, input_size]`` and ``context`` ``[*, context_size]`` -> gradient
@@ -81,10 +81,10 @@ class CriticDNI(DNINetwork):
 
     Source:
         The critic of Czarnecki et al. 2017, arXiv:1703.00522; matching gradients as in Sobolev
-        training, arXiv:1706.04859. The closed form and the gain are ours.
+        training, arXiv:1706.04859. The closed form, the linear part and the gain are ours.
 
     Example:
-        >>> critic = CriticDNI(4, 0, 4, context_size=3)
+        >>> critic = CriticDNI(4, 10, 4, context_size=3)
         >>> labels = F.one_hot(torch.tensor([0, 2]), 3).float()
         >>> critic(torch.randn(2, 4), None, labels)[0].abs().max().item()
         0.0
@@ -101,7 +101,7 @@ class CriticDNI(DNINetwork):
         output_size: int,
         context_size: int | None = None,
         criterion: str | Criterion = "cross_entropy",
-        num_layers: int = 0,
+        num_layers: int = 1,
         maps: bool = False,
         pool_size: int = 7,
     ) -> None:
@@ -113,22 +113,26 @@ class CriticDNI(DNINetwork):
                 "a critic needs the target of the task's criterion as context; pass "
                 "`context_size=` (the number of classes) and `net(x, context=labels)`"
             )
-        if isinstance(criterion, str) and criterion not in RESIDUALS:
+        if not callable(criterion) and criterion not in RESIDUALS:
             raise ConfigError(
                 f"`criterion` is {criterion!r}, no loss known here."
-                f"{did_you_mean(criterion, RESIDUALS)} Or pass a function."
+                f"{did_you_mean(str(criterion), RESIDUALS)} Or pass a function."
             )
         self.criterion = criterion
         self.pool_size = pool_size if maps else None
         features = input_size * (pool_size**2 if maps else 1)
         widths = [features] + [hidden_size] * num_layers
-        layers: list[nn.Module] = []
-        for width, next_width in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(width, next_width), nn.ReLU()]
-        self.hidden_layers = nn.Sequential(*layers)
-        self.final = nn.Linear(widths[-1], context_size)
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.hidden_layers = nn.ModuleList(
+            nn.Linear(width, next_width)
+            for width, next_width in zip(widths, widths[1:], strict=False)
+        )
+        self.final = nn.Linear(features, context_size)
         start_at_zero(self.final)
+        self.final_of_hidden = None
+        if num_layers:
+            self.final_of_hidden = nn.Linear(hidden_size, context_size, bias=False)
+            start_at_zero(self.final_of_hidden)
+        self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hidden: object, context: Tensor
@@ -142,33 +146,73 @@ class CriticDNI(DNINetwork):
 
         Returns:
             The synthetic gradient, in the shape of ``input``, and ``hidden``.
+
+        Raises:
+            ContextError: A feature map whose samples have not one target each.
         """
         if self.pool_size is None:
             positions = input.reshape(-1, self.input_size)
             gradient = self._gradient(positions, context.reshape(-1, context.shape[-1]))
             return gradient.view_as(input), hidden
-        size = (self.pool_size, self.pool_size)
-        pooled = F.adaptive_avg_pool2d(input, size)
+        if context.shape[:-1] != input.shape[:1]:
+            raise ContextError(
+                f"The context has {tuple(context.shape[:-1])} targets, the feature map has shape "
+                f"{tuple(input.shape)}; a critic of a map needs one target per sample."
+            )
+        pooled = F.adaptive_avg_pool2d(input, (self.pool_size, self.pool_size))
         gradient = self._gradient(pooled.flatten(1), context).view_as(pooled)
-        # A map's pixel has the share of its cell; cells of one size, but for rounding.
-        share = pooled[0, 0].numel() / input[0, 0].numel()
-        return F.interpolate(gradient * share, input.shape[-2:], mode="nearest"), hidden
+        rows, columns = (averages(size, self.pool_size, like=gradient) for size in input.shape[-2:])
+        return rows @ gradient @ columns.T, hidden
 
     def _gradient(self, positions: Tensor, target: Tensor) -> Tensor:
         """Gradient of the local loss. Shape of ``positions``: ``[N, features]``."""
-        gain = self.gain.exp()
-        if isinstance(self.criterion, str) and not len(self.hidden_layers):
-            residual = RESIDUALS[self.criterion](self.final(positions), target)
-            return residual @ (self.final.weight * (gain / len(positions)))
-        with torch.enable_grad():
-            positions = positions.detach().requires_grad_()
-            output = self.final(self.hidden_layers(positions))
-            loss = self._loss(output, target)
-            (gradient,) = torch.autograd.grad(loss, positions, create_graph=True)
-        return gradient * gain
+        units = [positions]
+        for layer in self.hidden_layers:
+            units.append(F.relu(layer(units[-1])))
+        output = self.final(positions)
+        if self.final_of_hidden is not None:
+            output = output + self.final_of_hidden(units[-1])
 
-    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
-        if not isinstance(self.criterion, str):
-            return self.criterion(output, target)
-        loss: Tensor = getattr(F, LOSSES[self.criterion])(output, target)
-        return loss
+        residual = self._residual(output, target.to(output.dtype))
+        residual = residual * (self.gain.exp() / len(positions))
+
+        gradient: Tensor = residual @ self.final.weight
+        if self.final_of_hidden is not None:
+            back = residual @ self.final_of_hidden.weight
+            for layer in reversed(self.hidden_layers):
+                back = (back * (units.pop() > 0)) @ layer.weight
+            gradient = gradient + back
+        return gradient
+
+    def _residual(self, output: Tensor, target: Tensor) -> Tensor:
+        """Gradient of every position's own loss with respect to the output of the head."""
+        if isinstance(self.criterion, str):
+            return RESIDUALS[self.criterion](output, target)
+        with torch.enable_grad():
+            if not output.requires_grad:
+                output = output.detach().requires_grad_()
+            loss = self.criterion(output, target)
+            (gradient,) = torch.autograd.grad(loss, output, create_graph=True)
+        return gradient * len(output)
+
+
+def averages(size: int, cells: int, *, like: Tensor) -> Tensor:
+    """Weight of every pixel in the mean over every cell, along one axis of a map.
+
+    Args:
+        size: Number of pixels.
+        cells: Number of cells of the adaptive average pooling.
+        like: A tensor on the device and of the type wanted.
+
+    Returns:
+        Shape ``[size, cells]``; the map's gradient is this times the gradient of the means.
+
+    Example:
+        >>> averages(4, 2, like=torch.empty(()))
+        tensor([[0.5000, 0.0000],
+                [0.5000, 0.0000],
+                [0.0000, 0.5000],
+                [0.0000, 0.5000]])
+    """
+    pixels = torch.eye(size, dtype=like.dtype, device=like.device)
+    return F.adaptive_avg_pool1d(pixels.unsqueeze(0), cells)[0]

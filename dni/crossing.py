@@ -1,0 +1,222 @@
+"""What happens at a site: its output meets its interface."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .arguments import check_axes, check_not_late, no_gradient
+from .boundary import SYNTHETIC
+from .context import encode
+from .errors import ConfigError, ContextError, DNIWarning
+from .interfaces import Interfaces
+from .sites import SiteName
+from .updates import Updates
+
+
+class Crossing:
+    """Runs a network whose sites have hooks, and receives what the hooks bring.
+
+    Args:
+        sites: The modules whose outputs carry interfaces.
+        interfaces: The interfaces there are; those of other sites are made when first needed.
+        updates: Told about every pass and every new interface.
+        skips_last: Whether the site called last stays without interface.
+
+    Attributes:
+        context: Features of the context of the passes to come.
+        is_paused: Whether passes go by the interfaces.
+        last_site: The site that was skipped, once it is known.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[SiteName, nn.Module],
+        interfaces: Interfaces,
+        updates: Updates,
+        *,
+        skips_last: bool,
+    ) -> None:
+        self.sites = dict(sites)
+        self.interfaces = interfaces
+        self.updates = updates
+        self.context: Tensor | None = None
+        self.is_paused = False
+        self.last_site: SiteName | None = None
+        self._called: dict[SiteName, None] = {}
+        self._is_compiled = False  # compiled code notes no calls
+        self._has_run = False  # a training pass went through, so every site had its chance
+        interfaces.is_backprop = skips_last  # until the last site is known
+        if not skips_last:
+            for site, module in self.sites.items():
+                ahead = interfaces.make_ahead(site, module)
+                if ahead is not None:
+                    updates.adopt(site, ahead)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "context": None}
+
+    def set_context(self, context: Tensor | None) -> None:
+        """Set the context of the passes to come; ``None`` takes it away."""
+        size = self.interfaces.context_size
+        self.context = None if context is None else encode(context, size)
+
+    def run(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the network; the first training pass shows which sites are called.
+
+        Args:
+            network: The network with the hooks.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            What it returns.
+        """
+        if torch.compiler.is_compiling():
+            if self.interfaces.is_backprop:
+                self._last_called()
+            return network(*args, **kwargs)
+        with self.updates.passing(self._is_active(), self.context) as is_new:
+            output = network(*args, **kwargs)
+        if is_new and not self._has_run:
+            self._has_run = True
+            self._look_back()
+        return output
+
+    def _is_active(self) -> bool:
+        return self.interfaces.training and torch.is_grad_enabled() and not self.is_paused
+
+    def _note_call(self, site: SiteName) -> None:
+        """Remember that a training pass came to a site, even within the network's own no_grad."""
+        if torch.compiler.is_compiling():
+            self._is_compiled = True
+        elif self.updates.current is not None:
+            self._called.pop(site, None)
+            self._called[site] = None
+
+    def _look_back(self) -> None:
+        """After the first training pass: which sites were not called, and which came last."""
+        silent = [site for site in self.sites if site not in self._called]
+        if silent and not self._is_compiled:
+            warnings.warn(
+                f"No interface at {', '.join(map(repr, silent))}: the network did not call "
+                "these modules on its first training pass (a functional call of their weights "
+                "does not count), so they learn from the gradient that reaches them.",
+                DNIWarning,
+                stacklevel=6,  # the line that called the wrapper, beyond torch's own two frames
+            )
+        if self.interfaces.is_backprop:
+            self.skip(self._last_called())
+        self._called.clear()
+
+    def _last_called(self) -> SiteName:
+        """The site that the first training pass called last."""
+        if self._is_compiled or not self._called:
+            raise ConfigError(
+                "With `skip_last_layer=True` the first training pass must be an eager one "
+                "through at least one site: it shows which site comes last. Run one pass before "
+                "`torch.compile`."
+            )
+        return next(reversed(self._called))
+
+    def skip(self, last: SiteName) -> None:
+        """Leave the site that is called last without interface."""
+        self.last_site = last
+        self.updates.discard(n for n, i in self.interfaces.items() if i.site == last)
+        self.interfaces.is_backprop = False
+        self.interfaces.set_share(self.interfaces.share, self.updates.count)
+
+    def at_site(self, site: SiteName, module: nn.Module, output: Any) -> Any:
+        """Called by the hook of a site; returns the site's output behind boundaries."""
+        if not self._has_run:
+            self._note_call(site)
+        if not self._is_active() or site == self.last_site:
+            return None
+        self.updates.clear_used()
+        if not torch.compiler.is_compiling():
+            self.updates.join()
+        leaves, spec = ([output], None) if isinstance(output, Tensor) else tree_flatten(output)
+        carriers = [
+            index
+            for index, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        ]
+        if not carriers:
+            raise no_gradient(output, site, module)
+        if isinstance(module, nn.RNNBase):
+            carriers = carriers[:1]  # the state after the last step belongs to temporal interfaces
+        named = [(self.interfaces.name_of(site, n), i) for n, i in enumerate(carriers)]
+        named = [(name, index) for name, index in named if leaves[index].requires_grad]
+        context = self._context_at(site)
+        for name, index in named:
+            self._prepare(name, site, module, leaves[index])
+        if self.updates.unlock is not None and all(
+            self.interfaces[name].mode == SYNTHETIC for name, _ in named
+        ):
+            self._cross_unlocked(module, leaves, named, context)
+        else:
+            for name, index in named:
+                leaves[index] = self._cross(name, leaves[index], context)
+        return leaves[0] if spec is None else tree_unflatten(leaves, spec)
+
+    def _context_at(self, site: SiteName) -> Tensor | None:
+        """The context of this pass; an error if the synthesizers need one and there is none."""
+        context = self.context
+        if context is None and not torch.compiler.is_compiling():
+            context = self.updates.recomputed_context()
+        if context is None and self.interfaces.context_size is not None:
+            raise ContextError(
+                f"Site {site!r} has a conditioned synthesizer (`context_size="
+                f"{self.interfaces.context_size}`), but this training pass has no context; call "
+                "`net(x, context=labels)` or use `with net.context(labels):`."
+            )
+        return context
+
+    def _prepare(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
+        """Make the interface if there is none yet, and have it where the output is."""
+        if name not in self.interfaces:
+            self._make(name, site, module, output)
+        if not torch.compiler.is_compiling():
+            self.interfaces[name].follow(output)
+
+    def _cross(self, name: SiteName, output: Tensor, context: Tensor | None) -> Tensor:
+        through: Tensor = self.interfaces[name](
+            output,
+            context,
+            record=None if torch.compiler.is_compiling() else self.updates.under_way(),
+            loss_scale=self.updates.loss_scale(output.device),
+            train=self.updates.trains_synthesizers,
+        )
+        return through
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _cross_unlocked(
+        self,
+        module: nn.Module,
+        leaves: list[Any],
+        named: list[tuple[SiteName, int]],
+        context: Tensor | None,
+    ) -> None:
+        """Let the module learn now; its graph ends here, so its other outputs are detached."""
+        assert self.updates.unlock is not None
+        outputs = [(self.interfaces[name], leaves[index]) for name, index in named]
+        if not outputs:
+            return
+        copies = self.updates.unlock.cross(outputs, context, train=self.updates.trains_synthesizers)
+        self.updates.step_module(module)
+        handed_on = dict(zip((index for _, index in named), copies, strict=True))
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                leaves[index] = handed_on.get(index, leaf.detach())
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _make(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
+        check_axes(output, site)
+        check_not_late(site)
+        made = self.interfaces.make_seen(name, site, module, output.detach())
+        self.updates.adopt(name, made)
