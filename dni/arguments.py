@@ -104,7 +104,7 @@ def check_arguments(
         )
     if unlock not in ("none", "update"):
         faults.append(f"`unlock` is {unlock!r}; 'none' or 'update' is needed")
-    elif unlock == "update" and isinstance(share, int | float) and share > 0:
+    elif unlock == "update" and _is_above_zero(share):
         faults.append(
             f"`unlock='update'` was given with `λ={share}`, but a site that learns before the "
             "true gradient is there can have no share of it; pass `λ=0`"
@@ -113,6 +113,13 @@ def check_arguments(
         faults.append("`unlock='update'` does not go with `grad_scaler`; use bfloat16 autocast")
     if faults:
         raise ConfigError("; ".join(faults) + ".")
+
+
+def _is_above_zero(share: object) -> bool:
+    """Whether a λ that is no function is above 0 at some site."""
+    if isinstance(share, Mapping):
+        return any(_is_above_zero(value) for value in share.values())
+    return isinstance(share, int | float) and share > 0
 
 
 def check_synthesizers(spec: SynthesizerSpec, sites: Mapping[SiteName, nn.Module]) -> None:

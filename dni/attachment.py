@@ -19,6 +19,9 @@ class Listener(Protocol):
     def at_site(self, site: SiteName, module: nn.Module, output: Any) -> Any:
         """Receive the output of a site; return what replaces it, or ``None``."""
 
+    def before_site(self) -> None:
+        """Note that a site is about to run."""
+
 
 class SiteHook:
     """The only thing left on a user's module; it knows its owner weakly, and copies do nothing."""
@@ -38,10 +41,20 @@ class SiteHook:
         return self._owner is not None and self._owner() is not None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SiteHook:
-        return SiteHook(None, self.site)
+        return type(self)(None, self.site)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SiteHook, (None, self.site)
+        return type(self), (None, self.site)
+
+
+class BeforeSiteHook(SiteHook):
+    """The same ahead of the module's forward."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        """Called by torch before the module's forward."""
+        owner = None if self._owner is None else self._owner()
+        if owner is not None:
+            owner.before_site()
 
 
 class Attachment:
@@ -56,8 +69,12 @@ class Attachment:
         self._handles: list[RemovableHandle] = []
         weakref.finalize(owner, remove_all, self._handles)
 
-    def attach(self, sites: Mapping[SiteName, nn.Module]) -> None:
+    def attach(self, sites: Mapping[SiteName, nn.Module], *, is_before: bool = False) -> None:
         """Put one forward hook on every site: all of them, or none if one fails.
+
+        Args:
+            sites: The modules.
+            is_before: Whether the owner is to know before a site runs, too.
 
         Raises:
             AttachmentError: Another wrapper's hook is on one of the modules.
@@ -75,6 +92,9 @@ class Attachment:
             for site, module in sites.items():
                 remove_copies(module)
                 self._handles.append(module.register_forward_hook(SiteHook(owner, site)))
+                if is_before:
+                    hook = BeforeSiteHook(owner, site)
+                    self._handles.append(module.register_forward_pre_hook(hook))
         except BaseException:
             self.detach()
             raise
@@ -98,6 +118,7 @@ def site_hooks(module: nn.Module) -> dict[int, SiteHook]:
 
 def remove_copies(module: nn.Module) -> None:
     """Remove the inert hooks that a copied or unpickled module carries."""
-    for key, hook in site_hooks(module).items():
-        if not hook.is_live:
-            del module._forward_hooks[key]
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, SiteHook) and not hook.is_live:
+                del hooks[key]

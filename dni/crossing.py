@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .arguments import check_axes, check_not_late, no_gradient
-from .boundary import SYNTHETIC
 from .context import encode
 from .errors import ConfigError, ContextError, DNIWarning
 from .interfaces import Interfaces
@@ -131,6 +130,12 @@ class Crossing:
         self.interfaces.is_backprop = False
         self.interfaces.set_share(self.interfaces.share, self.updates.count)
 
+    def before_site(self) -> None:
+        """Called ahead of a site under update unlocking: graphs below are gone by now."""
+        unlock = self.updates.unlock
+        if unlock is not None and self._is_active() and not torch.compiler.is_compiling():
+            unlock.settle()
+
     def at_site(self, site: SiteName, module: nn.Module, output: Any) -> Any:
         """Called by the hook of a site; returns the site's output behind boundaries."""
         if not self._has_run:
@@ -155,9 +160,7 @@ class Crossing:
         context = self._context_at(site)
         for name, index in named:
             self._prepare(name, site, module, leaves[index])
-        if self.updates.unlock is not None and all(
-            self.interfaces[name].mode == SYNTHETIC for name, _ in named
-        ):
+        if self.updates.unlock is not None and self.interfaces.is_synthetic:
             self._cross_unlocked(module, leaves, named, context)
         else:
             for name, index in named:

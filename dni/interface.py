@@ -99,12 +99,12 @@ class Interface(nn.Module):
             ) from err
         self.synthesizer = built
         # A parameter, so that DDP reduces its gradient with all others; its value is never read.
-        self.meter = nn.Parameter(torch.zeros(METER_ENTRIES))
+        self.meter = nn.Parameter(torch.zeros(METER_ENTRIES, dtype=torch.float32))
         start = 0.0 if scale_targets else 1.0
-        self.register_buffer("running", torch.zeros(METER_ENTRIES))
-        self.register_buffer("scale", torch.tensor(start))
-        self.register_buffer("inverse_scale", torch.tensor(start))
-        self.register_buffer("mix", torch.ones(()), persistent=False)
+        self.register_buffer("running", torch.zeros(METER_ENTRIES, dtype=torch.float32))
+        self.register_buffer("scale", torch.tensor(start, dtype=torch.float32))
+        self.register_buffer("inverse_scale", torch.tensor(start, dtype=torch.float32))
+        self.register_buffer("mix", torch.ones((), dtype=torch.float32), persistent=False)
         self.mode = TRUE
         self._heard: Tensor | None = None
         self._place = self._placement()

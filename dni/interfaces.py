@@ -117,6 +117,11 @@ class Interfaces(nn.Module):
             for interface in self.values():
                 interface.set_lambda(self._share_of(interface.site))
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether λ is 0 at every site at present."""
+        return not (self.is_backprop or any(self._shares.values()))
+
     def _share_of(self, site: SiteName) -> float:
         return 1.0 if self.is_backprop else self._shares[site]
 

@@ -37,7 +37,7 @@ class MeterTable:
         self._inverse_scale = torch.stack([i.inverse_scale for i in interfaces])
         device = self._running.device
         self._is_adaptive = torch.tensor([i.scale_targets for i in interfaces], device=device)
-        self._nothing = torch.zeros(METER_ENTRIES, device=device)
+        self._nothing = torch.zeros(METER_ENTRIES, dtype=torch.float32, device=device)
         self._unit = torch.full_like(self._running, 1 / METER_UNIT)
         self._rows = []
         for row, interface in enumerate(interfaces):

@@ -158,6 +158,7 @@ class Updates:
         except BaseException:
             if self.current is not None:  # nothing will come back from it
                 self.current.is_returned = self.current.is_counted = True
+            self._forget_unlocked()
             raise
         finally:
             self._is_passing = False
@@ -166,15 +167,20 @@ class Updates:
         if self._backward_end.forget():
             self._drop_gradients()
         self.flush()
-        if self.unlock is not None and self._is_expected():  # its backward never came
-            self._drop_gradients()
-            self.unlock.clear()
+        if self._is_expected():  # its backward never came
+            self._forget_unlocked()
         if self._passes_back and not self.is_automatic and self._outer_loop_has_stepped():
             self._absorb()
 
     def under_way(self) -> Pass | None:
         """The pass a site belongs to; ``None`` if a checkpoint runs it again during backward."""
         return self.current if self._is_passing or current_backward() == -1 else None
+
+    def _forget_unlocked(self) -> None:
+        """Start clean after an unlocked pass forward whose backward will not come."""
+        if self.unlock is not None:
+            self._drop_gradients()
+            self.unlock.clear()
 
     def recomputed_context(self) -> Tensor | None:
         """The context of the pass that a checkpoint runs again.

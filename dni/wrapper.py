@@ -68,11 +68,11 @@ class DNI(nn.Module):
             the true gradient (see `Interface`).
         grad_scaler: The ``GradScaler`` that scales the loss, if one does; the scale of the
             targets then does not jump with it. Needs ``update="manual"``.
-        unlock: ``"update"``: a site at λ = 0 learns during the forward pass, as soon as its
+        unlock: ``"update"``: while λ is 0 a site learns during the forward pass, as soon as its
             output is there, and its activations are freed; the memory for them then does not
-            grow with depth. λ must be 0, a mapping or a function; sites at another λ wait as
-            ever. A forward pass without backward is forgotten by the next one. ``"none"``: the
-            whole network learns in backward.
+            grow with depth. λ must be 0, or a function that becomes 0 (a warm-up). A forward
+            pass without backward is forgotten by the next one. ``"none"``: the whole network
+            learns in backward.
 
     Raises:
         ConfigError: An argument has a value that cannot work.
@@ -281,7 +281,8 @@ class DNI(nn.Module):
 
     def _attach(self) -> None:
         self._attachment = Attachment(self._crossing)
-        self._attachment.attach(self._crossing.sites)
+        is_unlocked = self._updates.unlock is not None
+        self._attachment.attach(self._crossing.sites, is_before=is_unlocked)
         self._updates.attach()
 
     def detach(self) -> nn.Module:

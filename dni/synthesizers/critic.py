@@ -121,17 +121,18 @@ class CriticDNI(DNINetwork):
         self.criterion = criterion
         self.pool_size = pool_size if maps else None
         features = input_size * (pool_size**2 if maps else 1)
-        widths = [features] + [hidden_size] * num_layers
+        # The linear part and the first hidden layer see the same and are one matrix: it is faster.
+        self.first = nn.Linear(features, context_size + (hidden_size if num_layers else 0))
+        with torch.no_grad():
+            self.first.weight[:context_size].zero_()
+            self.first.bias[:context_size].zero_()
         self.hidden_layers = nn.ModuleList(
-            nn.Linear(width, next_width)
-            for width, next_width in zip(widths, widths[1:], strict=False)
+            nn.Linear(hidden_size, hidden_size) for _ in range(num_layers - 1)
         )
-        self.final = nn.Linear(features, context_size)
-        start_at_zero(self.final)
-        self.final_of_hidden = None
+        self.final = None
         if num_layers:
-            self.final_of_hidden = nn.Linear(hidden_size, context_size, bias=False)
-            start_at_zero(self.final_of_hidden)
+            self.final = nn.Linear(hidden_size, context_size, bias=False)
+            start_at_zero(self.final)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(  # type: ignore[override]
@@ -166,34 +167,34 @@ class CriticDNI(DNINetwork):
 
     def _gradient(self, positions: Tensor, target: Tensor) -> Tensor:
         """Gradient of the local loss. Shape of ``positions``: ``[N, features]``."""
-        units = [positions]
+        output = self.first(positions)
+        if self.final is None:
+            return self._residual(output, target) @ self.first.weight
+        classes = self.final.out_features
+        output, hidden = output[:, :classes], output[:, classes:]
+        units = [hidden.relu()]
         for layer in self.hidden_layers:
-            units.append(F.relu(layer(units[-1])))
-        output = self.final(positions)
-        if self.final_of_hidden is not None:
-            output = output + self.final_of_hidden(units[-1])
+            units.append(layer(units[-1]).relu())
+        residual = self._residual(output + self.final(units[-1]), target)
 
-        residual = self._residual(output, target.to(output.dtype))
-        residual = residual * (self.gain.exp() / len(positions))
-
-        gradient: Tensor = residual @ self.final.weight
-        if self.final_of_hidden is not None:
-            back = residual @ self.final_of_hidden.weight
-            for layer in reversed(self.hidden_layers):
-                back = (back * (units.pop() > 0)) @ layer.weight
-            gradient = gradient + back
-        return gradient
+        back = residual @ self.final.weight
+        for layer in reversed(self.hidden_layers):
+            assert isinstance(layer, nn.Linear)
+            back = (back * (units.pop() > 0)) @ layer.weight
+        back = back * (units.pop() > 0)
+        return torch.cat((residual, back), -1) @ self.first.weight
 
     def _residual(self, output: Tensor, target: Tensor) -> Tensor:
-        """Gradient of every position's own loss with respect to the output of the head."""
+        """Gradient of the local loss with respect to the output of the head."""
+        gain, target = self.gain.exp(), target.to(output.dtype)
         if isinstance(self.criterion, str):
-            return RESIDUALS[self.criterion](output, target)
+            return RESIDUALS[self.criterion](output, target) * (gain / len(output))
         with torch.enable_grad():
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             loss = self.criterion(output, target)
             (gradient,) = torch.autograd.grad(loss, output, create_graph=True)
-        return gradient * len(output)
+        return gradient * gain
 
 
 def averages(size: int, cells: int, *, like: Tensor) -> Tensor:
