@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy
 import torch
 from torch import Tensor
 
-from .boundary import METER_ENTRIES, METER_UNIT
+from .boundary import METER_UNIT
 from .interface import Interface
 
 TRUE, SYNTHETIC, PRODUCT, ENTRIES = range(4)
 """Columns of the table: sums of squares, of the product, and the number of entries."""
+
+TINY = torch.finfo(torch.float32).tiny
 
 MEMORY = 0.98
 """Weight of the past in the running statistics: a memory of about fifty updates."""
@@ -32,19 +37,24 @@ class MeterTable:
 
     def __init__(self, interfaces: list[Interface]) -> None:
         self._interfaces = interfaces
-        self._running = torch.stack([i.running for i in interfaces])
-        self._scale = torch.stack([i.scale for i in interfaces])
-        self._inverse_scale = torch.stack([i.inverse_scale for i in interfaces])
-        device = self._running.device
-        self._is_adaptive = torch.tensor([i.scale_targets for i in interfaces], device=device)
-        self._nothing = torch.zeros(METER_ENTRIES, dtype=torch.float32, device=device)
-        self._unit = torch.full_like(self._running, 1 / METER_UNIT)
+        running = torch.stack([i.running for i in interfaces])
+        scale = torch.stack([i.scale for i in interfaces])
+        inverse_scale = torch.stack([i.inverse_scale for i in interfaces])
         self._rows = []
         for row, interface in enumerate(interfaces):
-            interface.running = self._running[row]
-            interface.scale = self._scale[row]
-            interface.inverse_scale = self._inverse_scale[row]
+            interface.running = running[row]
+            interface.scale = scale[row]
+            interface.inverse_scale = inverse_scale[row]
             self._rows.append((interface.running, interface.scale, interface.inverse_scale))
+        is_adaptive = torch.tensor([i.scale_targets for i in interfaces], device=running.device)
+        nothing = torch.zeros_like(running[0])
+        # On the CPU numpy shares the memory, and a call on a few numbers takes a tenth of torch's.
+        self._is_cpu = running.device.type == "cpu"
+        tensors = running, scale, inverse_scale, is_adaptive, nothing
+        self._columns: tuple[Any, ...] = tuple(map(self._array, tensors))
+
+    def _array(self, tensor: Tensor) -> Any:
+        return tensor.detach().numpy() if self._is_cpu else tensor.detach()
 
     def is_current(self, interfaces: list[Interface]) -> bool:
         """Whether the buffers of these interfaces, and of no others, are rows of this table."""
@@ -54,36 +64,35 @@ class MeterTable:
         )
 
     @torch.no_grad()
-    def absorb(self, loss_scale: Tensor | None = None) -> Tensor:
+    def absorb(self, loss_scale: Tensor | None = None) -> Any:
         """Take in what the meters have gathered. Never waits for the device.
 
         Args:
             loss_scale: Factor on the loss during that pass. Shape ``[]``.
 
         Returns:
-            Whether all sums were finite, a boolean of shape ``[]``.
+            Whether all sums were finite: a truth value of numpy on the CPU, else a tensor of
+            shape ``[]``.
         """
+        xp: Any = numpy if self._is_cpu else torch
+        running, scale, inverse_scale, is_adaptive, nothing = self._columns
         heard = [i.heard() for i in self._interfaces]
-        measured = torch.stack([self._nothing if sums is None else sums for sums in heard])
-        measured.mul_(self._measure())
-        if loss_scale is not None:
-            measured[:, TRUE] /= loss_scale.square()
-            measured[:, PRODUCT] /= loss_scale
-        finite = measured.isfinite().all(1)
-        usable = (finite & (measured[:, TRUE] > 0)).unsqueeze(1)
-        running = self._running
-        torch.where(usable, torch.lerp(measured, running, MEMORY), running, out=running)
-        rms = (running[:, TRUE] / running[:, ENTRIES]).sqrt_()
-        known = (rms > torch.finfo(rms.dtype).tiny).logical_and_(self._is_adaptive)
-        torch.where(known, rms, self._scale, out=self._scale)
-        torch.where(known, rms.reciprocal_(), self._inverse_scale, out=self._inverse_scale)
+        measured = xp.stack([nothing if sums is None else self._array(sums) for sums in heard])
+        loss = 1.0 if loss_scale is None else self._array(loss_scale)
+        with numpy.errstate(all="ignore"):
+            measured *= 1 / METER_UNIT
+            measured[:, TRUE] /= loss**2
+            measured[:, SYNTHETIC] *= scale**2  # predictions are in units of the scale
+            measured[:, PRODUCT] *= scale / loss
+            finite = xp.isfinite(measured).all(1)
+            usable = (finite & (measured[:, TRUE] > 0))[:, None]
+            moved = MEMORY * running + (1 - MEMORY) * measured
+            running[:] = xp.where(usable, moved, running)
+            rms = xp.sqrt(running[:, TRUE] / running[:, ENTRIES])
+            known = (rms > TINY) & is_adaptive
+            scale[:] = xp.where(known, rms, scale)
+            inverse_scale[:] = xp.where(known, 1 / rms, inverse_scale)
         return finite.all()
-
-    def _measure(self) -> Tensor:
-        """What turns the entries of the meters, with predictions in units of ρ, into gradients."""
-        torch.mul(self._scale, 1 / METER_UNIT, out=self._unit[:, PRODUCT])
-        torch.mul(self._unit[:, PRODUCT], self._scale, out=self._unit[:, SYNTHETIC])
-        return self._unit
 
 
 class Meters:
@@ -92,23 +101,21 @@ class Meters:
     def __init__(self) -> None:
         self._tables: dict[torch.device, MeterTable] = {}
 
-    def absorb(self, interfaces: list[Interface], loss_scale: Tensor | None = None) -> Tensor:
+    def absorb(self, interfaces: list[Interface], loss_scale: Tensor | None = None) -> list[Any]:
         """See `MeterTable.absorb`; made for these interfaces if need be.
 
         Args:
-            interfaces: All interfaces of a wrapper, at least one.
+            interfaces: All interfaces of a wrapper.
             loss_scale: Factor on the loss during that pass. Shape ``[]``.
 
         Returns:
-            Whether all sums were finite, a boolean of shape ``[]``.
+            Per device, whether all sums were finite.
         """
         self.prepare(interfaces)
-        device = interfaces[0].meter.device
-        finite = [
-            table.absorb(None if loss_scale is None else loss_scale.to(where)).to(device)
-            for where, table in self._tables.items()
+        return [
+            table.absorb(None if loss_scale is None else loss_scale.to(device))
+            for device, table in self._tables.items()
         ]
-        return finite[0] if len(finite) == 1 else torch.stack(finite).all()
 
     def prepare(self, interfaces: list[Interface]) -> None:
         """Make the tables that are missing or no longer current."""

@@ -304,11 +304,11 @@ class Updates:
         passes = self._passes_back
         finite = self._absorb()
         optimizer = self.synthesizer_optimizer
-        if optimizer is None or finite is None:
+        if optimizer is None:
             return
-        # Asked only where it costs no waiting: on the CPU, or where the scaler waits anyway.
-        is_free = finite.device.type == "cpu" or self.grad_scaler is not None
-        if not is_free or bool(finite):
+        # A tensor is on a device: asked only if the scaler waits for it anyway.
+        asked = [f for f in finite if self.grad_scaler is not None or not isinstance(f, Tensor)]
+        if all(asked):
             if passes > 1:  # each pass brought the gradient of a mean over its own batch
                 grads = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
                 torch._foreach_div_(grads, passes)
@@ -316,12 +316,12 @@ class Updates:
             optimizer.step()
         optimizer.zero_grad()
 
-    def _absorb(self) -> Tensor | None:
-        """Bring the running statistics up to date; whether the gradients were finite."""
+    def _absorb(self) -> list[Any]:
+        """Bring the running statistics up to date; per device, whether they were finite."""
         self._passes_back = 0
         interfaces = self.interfaces.values()
         if not interfaces:
-            return None
+            return []
         return self._meters.absorb(interfaces, self.loss_scale(interfaces[0].meter.device))
 
     def _keep(self) -> None:

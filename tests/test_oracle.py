@@ -216,7 +216,9 @@ class Pair:
     def check_statistics(self) -> None:
         """Compare the running statistics."""
         for site, found in self.net.statistics().items():
-            assert found == pytest.approx(self.oracle.statistics(site), rel=1e-4, nan_ok=True), site
+            assert found == pytest.approx(
+                self.oracle.statistics(site), rel=1e-4, abs=1e-7, nan_ok=True
+            ), site
 
     def check_parameters(self, tolerance: float) -> None:
         """Compare the parameters of network and synthesizers."""

@@ -38,24 +38,18 @@ RESIDUALS: dict[str, Criterion] = {
 class CriticDNI(DNINetwork):
     r"""The gradient of a learned local loss: :math:`s = \partial \hat L(h, y) / \partial h`.
 
-    A small head on the activation and the task's criterion make a local loss
-    :math:`\hat L(h, y) = \frac{e^\gamma}{N} \sum_n \ell(z_n, y_n)` with
+    A small head :math:`z` on the activation and the task's criterion make a local loss
+    :math:`\hat L(h, y) = \frac{e^\gamma}{N} \sum_n \ell(z(h_n), y_n)`; what is learned is not
+    that this loss is small but that its gradient is the true one. A classifier's true gradient
+    has this form where the head is the network's own, so a critic predicts it far better than a
+    regression of the vector field does. With :math:`z(h) = A h + b` and the cross entropy
 
-    .. math:: z_n = A h_n + b + C \, \mathrm{relu}(B h_n + c);
+    .. math:: s_n = \frac{e^\gamma}{N} A^T r_n, \qquad r_n = \mathrm{softmax}(z(h_n)) - y_n,
 
-    what is learned is not that this loss is small but that its gradient is the true one. A
-    classifier's true gradient has this form where the head is the network's own, so a critic
-    predicts it far better than a regression of the vector field does. The gradient has a closed
-    form, for the cross entropy
-
-    .. math:: r_n = \mathrm{softmax}(z_n) - y_n, \qquad
-        s_n = \frac{e^\gamma}{N} \bigl(A^T r_n + B^T (\mathbb{1}_{B h_n + c > 0}
-        \odot C^T r_n) \bigr),
-
-    with a learned gain :math:`\gamma` for losses that are weighted or summed. :math:`A`,
-    :math:`C` and :math:`b` start at zero, and so does :math:`s`. Without the hidden units every
-    gradient lies in the span of one row of :math:`A` per class, whatever the activation; a few of
-    them make the layers below learn faster and better, and cost little.
+    with a learned gain :math:`\gamma` for losses that are weighted or summed. A hidden layer
+    stands beside the linear part, :math:`z(h) = A h + b + C \, \mathrm{relu}(B h + c)`, and
+    adds :math:`B^T (\mathbb{1}_{B h_n + c > 0} \odot C^T r_n)` to :math:`A^T r_n`.
+    :math:`A`, :math:`b` and :math:`C` start at zero, and so does :math:`s`.
 
     Needs a context: the target of the criterion, as one-hot labels or as features.
 
@@ -67,7 +61,8 @@ class CriticDNI(DNINetwork):
         criterion: ``"cross_entropy"``, ``"mse"`` or ``"binary_cross_entropy"`` (all averaged as
             in torch), or a function of the head's output and the target, both
             ``[N, context_size]``, that returns the mean loss and that autograd can derive twice.
-        num_layers: Hidden layers of the head (Linear, ReLU) beside its linear part.
+        num_layers: Hidden layers of the head (Linear, ReLU) beside its linear part. On MNIST, ten
+            epochs, one of them gained nothing and cost a fifteenth of a step.
         maps: Whether the activation is a feature map; the wrapper sets it.
         pool_size: A map is averaged to this height and width before the head.
 
@@ -81,10 +76,10 @@ class CriticDNI(DNINetwork):
 
     Source:
         The critic of Czarnecki et al. 2017, arXiv:1703.00522; matching gradients as in Sobolev
-        training, arXiv:1706.04859. The closed form, the linear part and the gain are ours.
+        training, arXiv:1706.04859. The closed form and the gain are ours.
 
     Example:
-        >>> critic = CriticDNI(4, 10, 4, context_size=3)
+        >>> critic = CriticDNI(4, 0, 4, context_size=3)
         >>> labels = F.one_hot(torch.tensor([0, 2]), 3).float()
         >>> critic(torch.randn(2, 4), None, labels)[0].abs().max().item()
         0.0
@@ -101,7 +96,7 @@ class CriticDNI(DNINetwork):
         output_size: int,
         context_size: int | None = None,
         criterion: str | Criterion = "cross_entropy",
-        num_layers: int = 1,
+        num_layers: int = 0,
         maps: bool = False,
         pool_size: int = 7,
     ) -> None:
