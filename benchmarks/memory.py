@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -20,7 +21,15 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from dni import DNI
-from report import benchmark_parser, default_output, markdown_table, provenance, write_report
+from report import (
+    benchmark_parser,
+    commit,
+    default_output,
+    device_name,
+    markdown_table,
+    provenance,
+    write_report,
+)
 from tensor_memory import watched
 from workloads import CLASSES, Learn, backprop, make_optimizer
 
@@ -43,13 +52,16 @@ every block. DNI has a critic (a linear head) after every block, λ = 0 and labe
 *unlocked* adds `unlock="update"`. Every figure is from a process of its own.
 
 - *saved*: distinct storages that autograd holds for backward, parameters and buffers excluded, the
-  input included. For the unlocked network also what waits between its sites: predictions, what
-  their synthesizers saved, and the gradients that came back for them. What checkpointing runs
-  again in backward ({block:.0f} MiB, one block) is not in this figure.
-- *tensors*: all storages made during the step, while they live: saved ones, gradients of
-  parameters, what an operation needs for itself. Counted independently, operation by operation.
+  input included. For the unlocked network also what waits between its sites: predictions, and
+  what their synthesizers saved. What checkpointing runs again in backward ({block:.0f} MiB, one
+  block) is not in this figure, and gradients on their way down are in none of the methods'.
+- *tensors*: all storages made during the step, while they live: saved ones, gradients on their
+  way and those of parameters, what an operation needs for itself. Counted independently,
+  operation by operation.
 - *resident*: growth of the process's resident memory (on a GPU, of its allocated memory) over a
-  step, parameters and optimizer state excluded: they are there before."""
+  step, parameters and optimizer state excluded: they are there before. On the CPU glibc is told to
+  give freed tensors back (`MALLOC_MMAP_THRESHOLD_=131072`); left to itself it keeps many of them,
+  which adds more than half again to backprop at 64 blocks, and about 200 MiB to unlocked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +132,6 @@ def waiting(trained: nn.Module) -> Callable[[], Iterator[Tensor]]:
     def held() -> Iterator[Tensor]:
         for handover in [*unlock._waiting.values()] if unlock else []:
             yield handover.prediction
-            if handover.leaf.grad is not None:
-                yield handover.leaf.grad
 
     return held
 
@@ -176,20 +186,43 @@ def measure_apart(method: str, depth: int, options: argparse.Namespace) -> Peak:
     """Measure in a process of its own."""
     words = [sys.executable, __file__, "--measure", method, str(depth)]
     words += ["--device", str(options.device), "--threads", str(torch.get_num_threads())]
-    done = subprocess.run(words, env=os.environ, stdout=subprocess.PIPE, text=True, check=True)
+    # Otherwise glibc keeps what was freed, and resident memory shows its habits, not the step's.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return Peak(**json.loads(done.stdout))
+
+
+def measure_missing(options: argparse.Namespace) -> list[Peak]:
+    """Every row; those that a command cut short has measured at this very commit are read."""
+    path = options.output.with_suffix(".jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    here = {"commit": commit(), "device": device_name(options.device)}
+    known: list[dict[str, Any]] = []
+    if path.exists() and not here["commit"].endswith("dirty"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        known = [json.loads(line) for line in lines if line.endswith("}")]  # whole ones
+    kept = [entry for entry in known if entry["at"] == here]
+    done = {(peak.method, peak.depth): peak for peak in (Peak(**e["peak"]) for e in kept)}
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+    for plan in tqdm(plans(options.depths), desc="memory", unit="row", disable=None):
+        if plan not in done:
+            done[plan] = measure_apart(*plan, options)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"at": here, "peak": asdict(done[plan])}) + "\n")
+    return [done[plan] for plan in plans(options.depths)]
 
 
 def table(peaks: Sequence[Peak]) -> str:
     """One row for each method and depth."""
-    by_depth = {peak.depth: peak for peak in peaks if peak.method == BACKPROP}
-    columns = ["method", "blocks", "saved", "backprop / it", "tensors", "resident"]
+    saved = {(peak.method, peak.depth): peak.saved for peak in peaks}
+    others = [f"{method} / it" for method in (BACKPROP, CHECKPOINT)]
+    columns = ["method", "blocks", "saved", *others, "tensors", "resident"]
     rows = [
         [
             peak.method,
             str(peak.depth),
             f"{peak.saved:.1f}",
-            f"{by_depth[peak.depth].saved / peak.saved:.1f}",
+            *(f"{saved[m, peak.depth] / peak.saved:.1f}" for m in (BACKPROP, CHECKPOINT)),
             f"{peak.tensors:.1f}",
             f"{peak.resident:.0f}",
         ]
@@ -244,8 +277,7 @@ def main() -> None:
         method, depth = options.measure
         print(json.dumps(asdict(measure(method, int(depth), options.device))))
         return
-    bar = tqdm(plans(options.depths), desc="memory", unit="row", disable=None)
-    peaks = [measure_apart(method, depth, options) for method, depth in bar]
+    peaks = measure_missing(options)
     picture = options.output.with_suffix(".png")
     block = 2 * BATCH * UNITS * 4 / MIB
     explanation = EXPLANATION.format(units=UNITS, batch=BATCH, block=block)

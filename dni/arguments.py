@@ -57,7 +57,6 @@ def check_arguments(
     gpu_id: int,
     dni_params: object,
     unlock: str,
-    share: object,
     **positive: float | None,
 ) -> None:
     """Refuse values that cannot work, all of them in one message.
@@ -69,7 +68,6 @@ def check_arguments(
         gpu_id: See `DNI`.
         dni_params: See `DNI`.
         unlock: See `DNI`.
-        share: λ.
         **positive: Numbers that must be above 0, or ``None``.
 
     Raises:
@@ -104,22 +102,25 @@ def check_arguments(
         )
     if unlock not in ("none", "update"):
         faults.append(f"`unlock` is {unlock!r}; 'none' or 'update' is needed")
-    elif unlock == "update" and _is_above_zero(share):
-        faults.append(
-            f"`unlock='update'` was given with `λ={share}`, but a site that learns before the "
-            "true gradient is there can have no share of it; pass `λ=0`"
-        )
     if unlock == "update" and grad_scaler is not None:
         faults.append("`unlock='update'` does not go with `grad_scaler`; use bfloat16 autocast")
     if faults:
         raise ConfigError("; ".join(faults) + ".")
 
 
-def _is_above_zero(share: object) -> bool:
-    """Whether a λ that is no function is above 0 at some site."""
-    if isinstance(share, Mapping):
-        return any(_is_above_zero(value) for value in share.values())
-    return isinstance(share, int | float) and share > 0
+def check_share(interfaces: Interfaces, unlock: str) -> None:
+    """Refuse a λ at which update unlocking never happens.
+
+    Raises:
+        ConfigError: λ is above 0 at some site and no function that may become 0.
+    """
+    share = interfaces.share
+    if unlock == "update" and not callable(share) and not interfaces.is_synthetic:
+        raise ConfigError(
+            f"`unlock='update'` was given with `λ={share}`, but a site that learns before the "
+            "true gradient is there can have no share of it; pass `λ=0` (a mapping has to name "
+            "every site, one it leaves out is at 0.5)."
+        )
 
 
 def check_synthesizers(spec: SynthesizerSpec, sites: Mapping[SiteName, nn.Module]) -> None:

@@ -225,6 +225,8 @@ class Interface(nn.Module):
         except (torch.OutOfMemoryError, DNIError):
             raise
         except Exception as err:
+            if type(err).__module__ == "torch.utils.checkpoint":
+                raise  # how a checkpoint ends what it runs again, and no failure
             raise SiteError(
                 f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
                 f"failed on an input of shape {tuple(seen.shape)}: {err}. It must return the "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import checkpoint
-from .arguments import check_arguments, check_network, check_synthesizers
+from .arguments import check_arguments, check_network, check_share, check_synthesizers
 from .attachment import Attachment
 from .crossing import Crossing
 from .errors import CheckpointError
@@ -132,7 +132,6 @@ class DNI(nn.Module):
             gpu_id=gpu_id,
             dni_params=dni_params,
             unlock=unlock,
-            share=λ if lambda_ is None else lambda_,
         )
         super().__init__()
         found = find_sites(network, recursive=recursive, sites=sites)
@@ -153,6 +152,7 @@ class DNI(nn.Module):
             sites=found,
             share=λ if lambda_ is None else lambda_,
         )
+        check_share(interfaces, unlock)
         if gpu_id >= 0:
             network.to(f"cuda:{gpu_id}")
         self.network = network

@@ -128,7 +128,9 @@ TABLE = {
         for layers in (0, 1, 2)
     },
     "CriticDNI-own": Row(
-        CriticDNI, {"criterion": nn.functional.mse_loss}, tuple(KINDS), contexts=(True,)
+        CriticDNI,
+        {"criterion": nn.functional.mse_loss, "num_layers": 1},
+        contexts=(True,),
     ),
 }
 

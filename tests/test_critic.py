@@ -43,12 +43,12 @@ def awake(critic: CriticDNI) -> CriticDNI:
 
 def local_loss(critic: CriticDNI, criterion: str, rows: Tensor, target: Tensor) -> Tensor:
     """The loss whose gradient the critic is to give, written out once more."""
-    units = rows
-    for layer in critic.hidden_layers:
-        units = F.relu(layer(units))
-    output = critic.final(rows)
-    if critic.final_of_hidden is not None:
-        output = output + critic.final_of_hidden(units)
+    output = critic.first(rows)
+    if critic.final is not None:
+        units = output[:, C:].relu()
+        for layer in critic.hidden_layers:
+            units = layer(units).relu()
+        output = output[:, :C] + critic.final(units)
     return critic.gain.exp() * REFERENCES[criterion](output, target)
 
 

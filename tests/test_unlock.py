@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dni import DNI, DNINetwork
 from dni.errors import ConfigError, DNIWarning
@@ -144,13 +145,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "residual, three sites": (Residual, {"sites": RESIDUAL}),
     "u-shaped": (UShaped, {}),
     "u-shaped, few sites": (UShaped, {"sites": ["down1", "bottom", "up2"]}),
-    "upper at 0.5": (chain, {"sites": ["0", "3"], "λ": {"0": 0.0, "3": 0.5}}),
-    "lower at 0.5": (chain, {"sites": ["0", "3"], "λ": {"0": 0.5, "3": 0.0}}),
-    "lower at 1": (chain, {"sites": ["0", "3"], "λ": {"0": 1.0, "3": 0.0}}),
-    "two at 0.5": (chain, {"λ": {"0": 0.0, "1": 0.5, "3": 0.0, "5": 0.5}}),
-    "residual, lower at 0.5": (Residual, {"sites": RESIDUAL, "λ": {"a": 0.5, "b": 0.0, "c": 0.0}}),
-    "residual, middle at 0.5": (Residual, {"sites": RESIDUAL, "λ": {"a": 0, "b": 0.5, "c": 0}}),
-    "residual, upper at 0.5": (Residual, {"sites": RESIDUAL, "λ": {"a": 0, "b": 0, "c": 0.5}}),
+    "warm-up by site": (
+        Residual,
+        {"sites": RESIDUAL, "λ": lambda n: {"a": 0.5 * (n < 4), "b": 0, "c": 1.0 * (n < 6)}},
+    ),
+    "zero by site": (Residual, {"sites": RESIDUAL, "λ": {"a": 0, "b": 0.0, "c": 0}}),
+    "now and then": (chain, {"λ": lambda n: 0.0 if n % 3 else 0.5}),
     "warm-up": (chain, {"λ": lambda updates: max(0.0, 1 - updates / 5)}),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -175,7 +175,9 @@ def batches(count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 def loss_of(net: DNI, x: Tensor, y: Tensor, run: Callable[..., Tensor] | None = None) -> Tensor:
     conditioned = net.interfaces.context_size is not None
-    return F.cross_entropy((run or net)(x, **({"context": y} if conditioned else {})), y)
+    return F.cross_entropy(
+        (net if run is None else run)(x, **({"context": y} if conditioned else {})), y
+    )
 
 
 def train(net: DNI, data: list[tuple[Tensor, Tensor]], **kwargs: Any) -> list[float]:
@@ -279,9 +281,84 @@ def test_a_module_called_twice_gathers_both_gradients() -> None:
     assert synthesizers_are_awake(nets[1])
 
 
+@pytest.mark.parametrize("name", ["chain", "residual", "convolutions"])
+def test_the_input_gets_the_gradient_it_would_get(name: str) -> None:
+    unlocked, mixed = wrap(name), wrap(name, unlock="none")
+    for x, y in batches(12):
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        for net, input in zip((unlocked, mixed), inputs, strict=True):
+            loss_of(net, input, y).backward()
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    assert inputs[0].grad is not None
+    assert inputs[0].grad.any()
+
+
+def test_a_loss_may_look_at_what_lies_between() -> None:
+    nets = [wrap("blocks"), wrap("blocks", unlock="none")]
+    for x, y in batches(12):
+        for net in nets:
+            seen: list[Tensor] = []
+            handle = net.network[1].register_forward_hook(lambda m, i, out, s=seen: s.append(out))
+            loss = loss_of(net, x, y) + seen[0].square().mean()
+            handle.remove()
+            del seen
+            loss.backward()
+    assert_same(*(tensors(net) for net in nets))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_within_a_site_change_nothing(reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=reentrant)
+
+    def network() -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(
+            *(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(3)),
+            nn.Linear(WIDTH, CLASSES),
+        )
+
+    plain, checkpointed = network(), network()
+    for i in range(1, 3):
+        checkpointed[i] = Checkpointed(checkpointed[i])  # type: ignore[index]
+    options: dict[str, Any] = {"sites": ["0", "1", "2"], "λ": 0, "unlock": "update"}
+    nets = [DNI(each, grad_lr=0.02, **options) for each in (plain, checkpointed)]
+    assert train(nets[0], batches(12)) == train(nets[1], batches(12))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_around_sites_change_nothing(reentrant: bool) -> None:
+    class Around(nn.Sequential):
+        is_checkpointed = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            *below, head = self
+            for block in below:
+                again = self.is_checkpointed
+                x = checkpoint(block, x, use_reentrant=reentrant) if again else block(x)
+            return head(x)
+
+    nets = []
+    for is_checkpointed in (False, True):
+        torch.manual_seed(1)
+        network = Around(*blocks().children())
+        for block in list(network)[:3]:
+            del block[1]  # a batch norm would see its batch twice
+        network.is_checkpointed = is_checkpointed
+        nets.append(DNI(network, λ=0, unlock="update", sites=["0", "1", "2"], grad_lr=0.02))
+    for x, y in batches(12):
+        losses = [train(net, [(x.clone().requires_grad_(), y)]) for net in nets]
+        assert losses[0] == pytest.approx(losses[1])
+    assert synthesizers_are_awake(nets[1])
+
+
 def test_the_target_of_a_leaf_is_the_sum_over_its_consumers() -> None:
     net = wrap("residual, three sites", update="manual", scale_targets=False)
-    net.interfaces["a"].synthesizer.requires_grad_(True)
     with torch.no_grad():
         for interface in net.interfaces.values():
             for parameter in interface.synthesizer.parameters():
@@ -411,7 +488,7 @@ def test_saved_activations_do_not_grow_with_depth() -> None:
     assert peak(4, "update") < peak(32, "none") / 4
 
 
-STARTS = ["chain", "blocks", "residual", "lower at 0.5", "upper at 0.5", "u-shaped"]
+STARTS = ["chain", "blocks", "residual", "warm-up", "now and then", "u-shaped"]
 
 
 @pytest.mark.parametrize("name", STARTS)
@@ -473,8 +550,8 @@ def test_an_output_that_feeds_nothing_is_told_once() -> None:
     assert "'layer'" not in str(told[0].message)
 
 
-@pytest.mark.parametrize("λ", [0.5, 1.0, 1e-9])
-def test_a_share_of_the_true_gradient_is_refused(λ: float) -> None:
+@pytest.mark.parametrize("λ", [0.5, 1.0, 1e-9, {"0": 0, "3": 0.5}, {"0": 0}])
+def test_a_share_of_the_true_gradient_is_refused(λ: Any) -> None:
     with pytest.raises(ConfigError, match="λ=0"):
         DNI(chain(), λ=λ, unlock="update")
     with pytest.raises(ConfigError, match="λ=0"):
@@ -484,6 +561,15 @@ def test_a_share_of_the_true_gradient_is_refused(λ: float) -> None:
 def test_the_default_share_is_refused() -> None:
     with pytest.raises(ConfigError, match="λ=0"):
         DNI(chain(), unlock="update")
+
+
+def test_with_another_share_set_later_it_waits_for_backward() -> None:
+    unlocked, mixed = wrap(), wrap(unlock="none")
+    for share in (0.0, 0.5, 1.0, 0.0):
+        for net in (unlocked, mixed):
+            net.λ = share
+            train(net, batches(6, seed=int(4 * share)))
+    assert_same(tensors(unlocked), tensors(mixed))
 
 
 @pytest.mark.parametrize("unlock", ["updates", "", None, True])
@@ -524,7 +610,7 @@ def test_only_a_training_pass_moves_parameters_before_backward() -> None:
     assert not torch.equal(tensors(net)["network.3.weight"], before["network.3.weight"])
 
 
-@pytest.mark.parametrize("name", ["chain", "residual", "recurrent", "two at 0.5"])
+@pytest.mark.parametrize("name", ["chain", "residual", "recurrent", "now and then"])
 def test_a_saved_training_goes_on_bit_for_bit(name: str) -> None:
     net, resumed = wrap(name), wrap(name)
     train(net, batches(8))
