@@ -62,7 +62,8 @@ class CriticDNI(DNINetwork):
             in torch), or a function of the head's output and the target, both
             ``[N, context_size]``, that returns the mean loss and that autograd can derive twice.
         num_layers: Hidden layers of the head (Linear, ReLU) beside its linear part. One of them
-            gained nothing on MNIST with three layers (ten epochs, three seeds), and costs time.
+            gained nothing on MNIST with three layers (ten epochs, three seeds), and costs time;
+            with twenty, one seed stayed at 11 % error without it (2.6 % with it, six epochs).
         maps: Whether the activation is a feature map; the wrapper sets it.
         pool_size: A map is averaged to this height and width before the head.
 
