@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -128,8 +129,8 @@ def regression_gradient(
     Returns:
         :math:`\frac{2}{N} (p - g / \rho)`. Shape ``[*]``.
     """
-    error = torch.addcmul(prediction, target, inverse_scale.to(target.dtype), value=-1.0)
-    return error.mul_(2.0 * features / target.numel())
+    weight = 2.0 * features / target.numel()
+    return (target * (inverse_scale.to(target.dtype) * -weight)).add_(prediction, alpha=weight)
 
 
 def meter_sums(prediction: Tensor, target: Tensor) -> Tensor:
@@ -144,9 +145,13 @@ def meter_sums(prediction: Tensor, target: Tensor) -> Tensor:
         entries, and 1. Shape ``[5]``, single precision.
     """
     g, p = target.reshape(-1), prediction.reshape(-1)
-    entries = torch.full((), g.numel(), dtype=g.dtype, device=g.device)
-    sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), entries, torch.ones_like(entries)))
-    return sums.to(torch.float32).mul_(METER_UNIT)
+    sums = torch.stack((g.dot(g), p.dot(p), p.dot(g))).to(torch.float32)
+    return torch.cat((sums * METER_UNIT, _counts(g.numel(), g.device)))
+
+
+@functools.lru_cache(maxsize=256)
+def _counts(entries: int, device: torch.device) -> Tensor:
+    return torch.tensor((entries, 1.0), dtype=torch.float32, device=device) * METER_UNIT
 
 
 class Cut(torch.autograd.Function):

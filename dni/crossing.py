@@ -145,7 +145,16 @@ class Crossing:
         self.updates.clear_used()
         if not torch.compiler.is_compiling():
             self.updates.join()
-        leaves, spec = ([output], None) if isinstance(output, Tensor) else tree_flatten(output)
+        if isinstance(output, Tensor):
+            leaves: list[Any] = [output]
+            return self._cross_all(site, module, output, leaves)[0]
+        leaves, spec = tree_flatten(output)
+        return tree_unflatten(self._cross_all(site, module, output, leaves), spec)
+
+    def _cross_all(
+        self, site: SiteName, module: nn.Module, output: Any, leaves: list[Any]
+    ) -> list[Any]:
+        """Pass every tensor of a site's output through its interface; changes the list."""
         carriers = [
             index
             for index, leaf in enumerate(leaves)
@@ -155,17 +164,19 @@ class Crossing:
             raise no_gradient(output, site, module)
         if isinstance(module, nn.RNNBase):
             carriers = carriers[:1]  # the state after the last step belongs to temporal interfaces
-        named = [(self.interfaces.name_of(site, n), i) for n, i in enumerate(carriers)]
-        named = [(name, index) for name, index in named if leaves[index].requires_grad]
         context = self._context_at(site)
-        for name, index in named:
-            self._prepare(name, site, module, leaves[index])
+        named = []
+        for number, index in enumerate(carriers):
+            if leaves[index].requires_grad:
+                name = self.interfaces.name_of(site, number) if number else site
+                self._prepare(name, site, module, leaves[index])
+                named.append((name, index))
         if self.updates.unlock is not None and self.interfaces.is_synthetic:
             self._cross_unlocked(module, leaves, named, context)
         else:
             for name, index in named:
                 leaves[index] = self._cross(name, leaves[index], context)
-        return leaves[0] if spec is None else tree_unflatten(leaves, spec)
+        return leaves
 
     def _context_at(self, site: SiteName) -> Tensor | None:
         """The context of this pass; an error if the synthesizers need one and there is none."""
