@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import Any
 
@@ -145,13 +144,9 @@ def meter_sums(prediction: Tensor, target: Tensor) -> Tensor:
         entries, and 1. Shape ``[5]``, single precision.
     """
     g, p = target.reshape(-1), prediction.reshape(-1)
-    sums = torch.stack((g.dot(g), p.dot(p), p.dot(g))).to(torch.float32)
-    return torch.cat((sums * METER_UNIT, _counts(g.numel(), g.device)))
-
-
-@functools.lru_cache(maxsize=256)
-def _counts(entries: int, device: torch.device) -> Tensor:
-    return torch.tensor((entries, 1.0), dtype=torch.float32, device=device) * METER_UNIT
+    entries = torch.full((), g.numel(), dtype=g.dtype, device=g.device)
+    sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), entries, torch.ones_like(entries)))
+    return sums.to(torch.float32).mul_(METER_UNIT)
 
 
 class Cut(torch.autograd.Function):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -125,7 +124,6 @@ def _named(modules: dict[str, nn.Module], wanted: object) -> set[str]:
     raise ConfigError(f"`sites` contains {wanted!r}; a dotted name or a module type is needed.")
 
 
-@functools.lru_cache(maxsize=4096)
 def escape(site: SiteName) -> str:
     """The name of a site as a key of ``state_dict``: a path, whose dots have become slashes.
 
