@@ -58,6 +58,9 @@ ROWS: dict[str, Synthesis | None] = {
     "DNI, λ = 0, labels": Synthesis(
         lambda_=0.0, hidden_size=256, num_layers=0, grad_lr=1e-2, context=True
     ),
+    "DNI, λ = 0, critic": Synthesis(
+        lambda_=0.0, dni_network="critic", hidden_size=10, num_layers=0, grad_lr=3e-3, context=True
+    ),
 }
 LAYERS, BATCH = 3, 256
 COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]

@@ -39,8 +39,8 @@ class DNI(nn.Module):
     Args:
         network: The network; it is changed in place (hooks only, see `detach`).
         dni_network: The synthesizers: a `DNINetwork` subclass, a name (``"linear"``,
-            ``"linear_sigmoid"``, ``"linear_batchnorm"``, ``"rnn"``, ``"conv2d"``), or a mapping
-            from module type or site name to either. ``None``: RNN for recurrent modules, Conv2d
+            ``"linear_sigmoid"``, ``"linear_batchnorm"``, ``"rnn"``, ``"conv2d"``, ``"critic"``),
+            or a mapping from module type or site name to either. ``None``: RNN for recurrent modules, Conv2d
             for feature maps, Linear otherwise.
         dni_params: Further arguments of the synthesizers, for example ``{"num_layers": 2}``.
         optim: Optimizer of the network: an instance over its parameters, a class, a name, a
@@ -71,8 +71,9 @@ class DNI(nn.Module):
         unlock: ``"update"``: while λ is 0 a site learns during the forward pass, as soon as its
             output is there, and its activations are freed; the memory for them then does not
             grow with depth. λ must be 0, or a function that becomes 0 (a warm-up). A forward
-            pass without backward is forgotten by the next one. ``"none"``: the whole network
-            learns in backward.
+            pass without backward is forgotten by the next one; a checkpoint around a site is
+            not supported, it has nothing left to save. ``"none"``: the whole network learns in
+            backward.
 
     Raises:
         ConfigError: An argument has a value that cannot work.
