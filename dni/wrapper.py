@@ -40,8 +40,8 @@ class DNI(nn.Module):
         network: The network; it is changed in place (hooks only, see `detach`).
         dni_network: The synthesizers: a `DNINetwork` subclass, a name (``"linear"``,
             ``"linear_sigmoid"``, ``"linear_batchnorm"``, ``"rnn"``, ``"conv2d"``, ``"critic"``),
-            or a mapping from module type or site name to either. ``None``: RNN for recurrent modules, Conv2d
-            for feature maps, Linear otherwise.
+            or a mapping from module type or site name to either. ``None``: RNN for recurrent
+            modules, Conv2d for feature maps, Linear otherwise.
         dni_params: Further arguments of the synthesizers, for example ``{"num_layers": 2}``.
         optim: Optimizer of the network: an instance over its parameters, a class, a name, a
             factory ``params -> Optimizer``; ``None`` makes one from ``grad_optim``, ``grad_lr``.
