@@ -46,6 +46,11 @@ def save_checkpoint(
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except RuntimeError as err:
+        # Ctrl-C amid torch.save: closing its archive raises over the interrupt.
+        if isinstance(err.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from err
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

