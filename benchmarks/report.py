@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import platform
 import shlex
@@ -53,10 +54,12 @@ def command_line() -> str:
     return shlex.join(["python", *words])
 
 
+@functools.cache
 def commit() -> str:
     """The short commit of the working tree, marked `dirty` where sources differ from it.
 
-    Results are left out of the comparison: writing them is what a benchmark does.
+    Asked once: a process runs what it has imported, whatever is committed meanwhile. Results are
+    left out of the comparison: writing them is what a benchmark does.
     """
     head = _git("rev-parse", "--short", "HEAD")
     if not head:

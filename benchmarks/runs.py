@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +27,51 @@ class Run:
     """Cosine between synthetic and true gradient, by site."""
     commit: str
     """The working tree it was made in."""
+    validation: list[float] = field(default_factory=list)
+    """Error on held-out training data after each epoch, in percent, where any was held out."""
 
 
 Plan = tuple[str, int, dict[str, Any]]
 """Row, seed and settings of a run."""
 
 
-def finish(plans: Iterable[Plan], path: Path, make: Callable[[Plan], Run]) -> list[Run]:
+def finish(
+    plans: Iterable[Plan], path: Path, make: Callable[[Plan], Run], *, others: Sequence[Path] = ()
+) -> list[Run]:
     """Read the planned runs that `path` has, make the others and add each as it ends.
 
     Args:
         plans: What to run, in order.
         path: The file of JSON lines; made where there is none.
         make: Trains.
+        others: Further files to read from.
 
     Returns:
         The runs, in the order of the plans.
     """
-    done = {_key((run.row, run.seed, run.settings)): run for run in _read(path)}
     runs = []
     for plan in plans:
-        run = done.get(_key(plan))
+        # Read anew each time: another command may have added to the file meanwhile.
+        run = next(iter(finished([plan], [*others, path])), None)
         if run is None:
             run = make(plan)
             _append(path, run)
         else:
-            print(f"{run.row}, seed {run.seed}: read from {path.name} (commit {run.commit})")
+            print(f"{run.row}, seed {run.seed}: finished before (commit {run.commit})")
         runs.append(run)
     return runs
+
+
+def finished(plans: Iterable[Plan], paths: Sequence[Path]) -> list[Run]:
+    """The planned runs that files of JSON lines have, in the order of the plans.
+
+    Args:
+        plans: What is looked for.
+        paths: The files; those that do not exist have none.
+    """
+    runs = (run for path in paths for run in _read(path))
+    done = {_key((run.row, run.seed, run.settings)): run for run in runs}
+    return [done[_key(plan)] for plan in plans if _key(plan) in done]
 
 
 def _key(plan: Plan) -> str:

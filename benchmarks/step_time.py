@@ -16,7 +16,7 @@ from interleave import Spread, Step, cells, interleave, ratios
 from multiply_adds import multiply_adds
 from peer import peer_paragraphs
 from report import benchmark_parser, default_output, markdown_table, provenance, write_report
-from workloads import WORKLOADS, Workload, backprop, make_optimizer
+from workloads import CLASSES, WORKLOADS, Workload, backprop, make_optimizer
 
 COLUMNS = [
     "case",
@@ -30,7 +30,7 @@ COLUMNS = [
 ]
 MIXINGS = (0.5, 0.0)
 BLOCK_SECONDS = 0.06
-BACKPROP = "backprop"
+BACKPROP, CRITIC = "backprop", "critic"
 
 EXPLANATION = """\
 One step is forward, loss, backward, optimizer step and clearing of gradients; with DNI the
@@ -43,7 +43,8 @@ quartiles of {repeats} of them. Times are medians. All use the same optimizer,
 step by backpropagation and S those of the synthesizers. A layer with m multiply-adds in its
 forward pass counts 3 m in a step: forward, gradient of the weights, gradient of the input. It
 counts 2 m where the input needs no gradient: in the network's first layer and in every
-synthesizer's first. Elementwise work, normalisation and optimizers count nothing there, and they
+synthesizer's first. The critic's closed form does its products outside of modules: its floor
+counts nothing of them. Elementwise work, normalisation and optimizers count nothing there, and they
 are a large part of a small network's step."""
 
 
@@ -57,6 +58,8 @@ class Contender:
     """Units (filters, in a convolutional synthesizer) of the hidden layer."""
     mixing: float
     """λ: the share of the true gradient."""
+    unlock: str = "none"
+    """Which unlocking."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,22 +87,30 @@ def dni_step(workload: Workload, contender: Contender, device: torch.device) -> 
         hidden_size=contender.hidden_size,
         lambda_=contender.mixing,
         sites=list(workload.sites),
+        context_size=CLASSES if contender.synthesizer == CRITIC else None,
+        unlock=contender.unlock,
     )
+    context = {"context": target} if contender.synthesizer == CRITIC else {}
 
     def step() -> None:
-        nn.functional.cross_entropy(wrapped(value), target).backward()
+        nn.functional.cross_entropy(wrapped(value, **context), target).backward()
 
     return wrapped, step
 
 
-def contenders(chosen: str, hidden_sizes: Sequence[int]) -> Iterator[Contender]:
-    """Linear synthesizers of every size, and the one the package would choose in the middle one."""
+def contenders(
+    chosen: str, hidden_sizes: Sequence[int], *, has_critic: bool
+) -> Iterator[Contender]:
+    """Linear synthesizers of every size, the chosen one in the middle one, and critics."""
     kinds = [("linear", size) for size in hidden_sizes]
     if chosen != "linear":
         kinds.append((chosen, hidden_sizes[len(hidden_sizes) // 2]))
     for kind, size in kinds:
         for mixing in MIXINGS:
             yield Contender(synthesizer=kind, hidden_size=size, mixing=mixing)
+    if has_critic:
+        for unlock in ("none", "update"):
+            yield Contender(synthesizer=CRITIC, hidden_size=10, mixing=0.0, unlock=unlock)
 
 
 def floor(wrapped: DNI, step: Step, network_multiply_adds: int) -> float:
@@ -122,7 +133,7 @@ def measure(
         baseline()
     wrapped = {
         contender: dni_step(workload, contender, device)
-        for contender in contenders(workload.chosen, hidden_sizes)
+        for contender in contenders(workload.chosen, hidden_sizes, has_critic=workload.sees_labels)
     }
     steps: dict[str, Step] = {str(contender): step for contender, (_, step) in wrapped.items()}
     seconds = interleave(
@@ -144,8 +155,10 @@ def rows(workload: Workload, measurements: dict[Contender, Measurement]) -> Iter
     for contender, found in measurements.items():
         yield [
             workload.title,
-            f"{contender.synthesizer}, {contender.hidden_size}",
-            f"{contender.mixing:g}",
+            CRITIC
+            if contender.synthesizer == CRITIC
+            else f"{contender.synthesizer}, {contender.hidden_size}",
+            f"{contender.mixing:g}" + (", unlocked" if contender.unlock == "update" else ""),
             *cells(found.backprop, found.dni, found.ratio),
             f"{found.floor:.2f}",
         ]
@@ -171,6 +184,9 @@ def main() -> None:
     """Measure, print and write the report."""
     options = arguments()
     table: list[list[str]] = []
+    # One batch is trained on again and again: gradients soon are denormal numbers, which a
+    # processor is slow with, and no other training meets.
+    torch.set_flush_denormal(True)
     for name in tqdm(options.cases, desc="step time", unit="case", disable=None):
         workload = WORKLOADS[name]
         found = measure(

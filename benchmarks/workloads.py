@@ -32,6 +32,8 @@ class Workload:
     """Dotted names of the modules with an interface."""
     chosen: str = "linear"
     """Registered name of the synthesizer that the package chooses for these sites."""
+    sees_labels: bool = False
+    """Whether the targets, one per sample, can be the context of a critic at every site."""
 
     def on(self, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
         """A new network, an input and its targets on `device`."""
@@ -98,6 +100,7 @@ def _fcn(layers: int) -> Workload:
         build=lambda: FCN(layers),
         batch=lambda: _images(256, PIXELS),
         sites=tuple(f"hidden.{index}" for index in range(layers)),
+        sees_labels=True,
     )
 
 

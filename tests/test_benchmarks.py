@@ -158,7 +158,7 @@ def test_mnist_fcn_makes_only_the_runs_that_are_missing(tmp_path: Path) -> None:
     results.write_text(lines[0] + lines[1][:50], encoding="utf-8")
     second = run("mnist_fcn.py", *flags)
     assert second.returncode == 0, second.stderr
-    assert second.stdout.count("read from page.jsonl") == 1
+    assert second.stdout.count("finished before") == 1
     again = results.read_text(encoding="utf-8").splitlines()
     assert again[0] == lines[0].strip()
     errors = [json.loads(line)["errors"] for line in (*again[2:], *lines[1:])]
@@ -171,6 +171,73 @@ def test_mnist_fcn_says_so_when_the_data_is_absent(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert f"MNIST is not in `{tmp_path / 'MNIST' / 'raw'}`" in done.stderr
     assert "--data-dir" in done.stderr
+
+
+def test_the_table_of_mnist_and_the_page_of_depths_share_their_runs(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    table, depth = tmp_path / "mnist.md", tmp_path / "depth.md"
+    flags = ("--data-dir", tmp_path, "--output")
+    first = run("mnist_table.py", *flags, table, "--layers", "3", "--networks", "FCN")
+    assert first.returncode == 0, first.stderr
+    [row] = cells(table, "FCN 3")
+    assert len(row) == 7
+    assert "-" not in row  # each of the five methods, and their difference
+    assert cells(table, "CNN 3")[0][1:] == ["-"] * 6
+    runs = [json.loads(line) for line in (tmp_path / "mnist.jsonl").read_text().splitlines()]
+    assert [len(some["errors"]) for some in runs] == [len(some["validation"]) for some in runs]
+
+    second = run("depth.py", *flags, depth, "--layers", "3", "1", "--methods", "backprop", "critic")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("finished before") == 2
+    assert cells(depth, "3")[0][1] == row[2]
+    assert (tmp_path / "depth.png").stat().st_size > 10_000
+
+    (tmp_path / "mnist.jsonl").unlink()
+    third = run("mnist_table.py", *flags, table, "--report")
+    assert third.returncode == 0, third.stderr
+    assert cells(table, "FCN 3")[0][1:] == ["-"] * 6
+
+
+def test_a_killed_page_of_runs_loses_the_run_in_progress_alone(tmp_path: Path) -> None:
+    page, results = tmp_path / "page.md", tmp_path / "page.jsonl"
+    flags = ("--output", page, "--layers", "3")
+    first = run("small_data.py", *flags)
+    assert first.returncode == 0, first.stderr
+    names = ["digits", "patches", "breast cancer", "wine", "iris"]
+    assert all(len(cells(page, name)) == 3 for name in names)
+    lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 2 * len(names)
+    results.write_text("".join(lines[:-1]) + lines[-1][:70], encoding="utf-8")
+    second = run("small_data.py", *flags)
+    assert second.stdout.count("finished before") == len(lines) - 1
+    again = results.read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(again)["errors"] == json.loads(lines[-1])["errors"]
+
+
+def test_the_epoch_is_chosen_on_validation(helper: Helper) -> None:
+    run = helper("runs").Run(
+        row="critic",
+        seed=0,
+        settings={},
+        errors=[3.0, 2.5, 1.0],
+        validation=[2.0, 1.5, 1.5],
+        seconds=1.0,
+        cosines={},
+        commit="",
+    )
+    assert helper("trials").selected(run) == 2.5
+
+
+def test_without_backprop_the_output_layer_alone_learns(helper: Helper) -> None:
+    trials = helper("trials")
+    part = (torch.randn(20, 784), torch.arange(20) % 10)
+    data = trials.Data(train=part, valid=part, test=part)
+    settings = trials.settings_of(trials.NO_BACKPROP, network="CNN", layers=2, units=2)
+    network, learn = trials.learner(trials.NO_BACKPROP, trials.build(settings, data), settings)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    learn(*part)
+    moved = {n for n, value in network.named_parameters() if not torch.equal(value, before[n])}
+    assert moved == {"output.weight", "output.bias"}
 
 
 @pytest.mark.parametrize("case", ["fcn-3", "cnn"])

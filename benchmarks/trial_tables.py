@@ -1,0 +1,128 @@
+"""What the pages of training runs share: the command line, table cells and curves with seeds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from report import benchmark_parser, default_output, provenance, write_report
+from runs import Plan, Run, finish, finished
+from trials import BACKPROP, COLOURS, CRITIC, SYNTHESIS, selected
+
+mpl.use("agg")
+
+
+def trial_parser(description: str | None) -> argparse.ArgumentParser:
+    """A command line with the flags that every page of training runs has.
+
+    Args:
+        description: What the benchmark shows.
+    """
+    parser = benchmark_parser(description)
+    add = parser.add_argument
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--layers", nargs="+", type=int, help="train these depths; default: all")
+    add("--methods", nargs="+", choices=COLOURS, help="train these; default: all")
+    add("--report", action="store_true", help="train nothing, write what is finished")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, page: str) -> argparse.Namespace:
+    """Parse the command line; a quick run has one seed and no place among the results."""
+    options = parser.parse_args()
+    options.output = options.output or default_output(page, quick=options.quick)
+    if options.quick:
+        options.seeds = options.seeds[:1]
+    return options
+
+
+def is_asked_for(plan: Plan, options: argparse.Namespace) -> bool:
+    """Whether this command trains the run; the page shows finished ones in any case."""
+    method, _, settings = plan
+    layers = options.layers is None or settings["layers"] in options.layers
+    return layers and (options.methods is None or method in options.methods)
+
+
+def finish_and_read(
+    plans: Sequence[Plan],
+    options: argparse.Namespace,
+    make: Callable[[Plan], Run],
+    *,
+    others: Sequence[Path] = (),
+) -> list[Run]:
+    """Make the runs that are asked for and that no file has; read all that are finished.
+
+    Args:
+        plans: All runs that the page could show.
+        options: The command line.
+        make: Trains.
+        others: Files of other pages, whose runs may be the same.
+    """
+    path = options.output.with_suffix(".jsonl")
+    if not options.report:
+        finish([plan for plan in plans if is_asked_for(plan, options)], path, make, others=others)
+    return finished(plans, [*others, path])
+
+
+def cell(runs: Sequence[Run], seeds: int) -> str:
+    """Mean and range of the runs' errors."""
+    if not runs:
+        return "-"
+    errors = [selected(run) for run in runs]
+    text = f"{mean(errors):.2f} ({min(errors):.2f}-{max(errors):.2f})"
+    return text if len(runs) == seeds else f"{text}, {len(runs)} of {seeds} seeds"
+
+
+def difference(runs: Sequence[Run]) -> str:
+    """Critic minus backprop, over the seeds that both have finished."""
+    errors = {(run.row, run.seed): selected(run) for run in runs}
+    seeds = [seed for row, seed in errors if row == CRITIC and (BACKPROP, seed) in errors]
+    if not seeds:
+        return "-"
+    return f"{mean(errors[CRITIC, seed] - errors[BACKPROP, seed] for seed in seeds):+.2f}"
+
+
+def draw_depths(axes: Axes, runs: Sequence[Run], *, methods: Sequence[str], title: str) -> None:
+    """Test error against depth: a point for every seed, a line through the means."""
+    for method in methods:
+        points = [(run.settings["layers"], selected(run)) for run in runs if run.row == method]
+        if not points:
+            continue  # a legend without lines
+        depths = sorted({depth for depth, _ in points})
+        means = [mean(error for layers, error in points if layers == depth) for depth in depths]
+        colour = COLOURS[method]
+        axes.plot([x for x, _ in points], [y for _, y in points], ".", color=colour, alpha=0.5)
+        axes.plot(depths, means, color=colour, marker="o", label=method)
+    axes.set_yscale("log")
+    axes.set_xticks(sorted({run.settings["layers"] for run in runs}))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set(xlabel="hidden layers", ylabel="test error, %", title=title)
+    axes.grid(which="both", linewidth=0.4, alpha=0.5)
+
+
+def write_page(
+    options: argparse.Namespace,
+    title: str,
+    paragraphs: Sequence[str],
+    figure: Figure,
+    runs: Sequence[Run],
+) -> None:
+    """Write the page: table, picture and text, then the synthesizers and where it comes from."""
+    picture = options.output.with_suffix(".png")
+    facts = provenance(options.device)
+    facts["command"] = facts["command"].replace(" --report", "")  # what makes the runs
+    facts["runs made at"] = ", ".join(sorted({run.commit for run in runs}))
+    used = [method for method in SYNTHESIS if any(run.row == method for run in runs)]
+    lines = "\n".join(f"- {method}: `{SYNTHESIS[method]}`" for method in used)
+    content = [paragraphs[0], f"![{title}]({picture.name})", *paragraphs[1:]]
+    write_report(options.output, title, [*content, f"Synthesizers:\n\n{lines}"], facts)
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,213 @@
+"""Training runs that pages share: data in three parts, networks, methods, choice of epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dni import DNI
+from interleave import synchronize
+from mnist import Images
+from report import commit
+from runs import Plan, Run
+from workloads import CNN, FCN, PIXELS, Learn, backprop, make_optimizer
+
+BATCH, UNITS, VALIDATION = 256, 256, 5000
+EVALUATE_EVERY = 20  # updates at least: small data have epochs of one
+NO_BACKPROP, BACKPROP, PLAIN, LABELS, CRITIC = METHODS = (
+    "no backprop",
+    "backprop",
+    "DNI",
+    "cDNI",
+    "critic",
+)
+COLOURS = dict(zip(METHODS, ["#999999", "#000000", "#0072b2", "#009e73", "#d55e00"], strict=True))
+
+# One choice each for all data and all depths; λ = 0, so no true gradient crosses an interface.
+SYNTHESIS: dict[str, dict[str, Any]] = {
+    PLAIN: {"dni_network": "linear", "num_layers": 1, "grad_lr": 1e-3},
+    LABELS: {"dni_network": "linear", "num_layers": 0, "grad_lr": 1e-2},
+    CRITIC: {"dni_network": "critic", "num_layers": 1, "hidden_size": 32, "grad_lr": 3e-3},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Samples `[N, features]` and labels `[N]`, in three parts."""
+
+    train: tuple[Tensor, Tensor]
+    """What is learned from."""
+    valid: tuple[Tensor, Tensor]
+    """What chooses the epoch."""
+    test: tuple[Tensor, Tensor]
+    """What is reported."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples in each part."""
+        return {"train": len(self.train[0]), "valid": len(self.valid[0]), "test": len(self.test[0])}
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.train[1].max()) + 1
+
+
+def with_validation(images: Images, count: int = VALIDATION) -> Data:
+    """MNIST with the last `count` images to train on held out; half of them where there are few."""
+    keep = len(images.train) - min(count, len(images.train) // 2)
+    return Data(
+        train=(images.train[:keep], images.train_labels[:keep]),
+        valid=(images.train[keep:], images.train_labels[keep:]),
+        test=(images.test, images.test_labels),
+    )
+
+
+class Convolutional(nn.Sequential):
+    """The paper's convolutions on flat images: max-pooling in the first block, then averages."""
+
+    def __init__(self, layers: int, filters: int) -> None:
+        super().__init__()
+        self.unflatten = nn.Unflatten(1, (1, 28, 28))
+        blocks, side = [], 28
+        for layer in range(layers):
+            pool = nn.AvgPool2d if layer else nn.MaxPool2d
+            channels = filters if layer else 1
+            blocks.append(CNN._block(channels, filters, pool(3, stride=2, padding=1)))
+            side = (side + 1) // 2
+        self.hidden = nn.Sequential(*blocks)
+        self.flatten = nn.Flatten()
+        self.output = nn.Linear(filters * side**2, 10)
+
+
+def build(settings: dict[str, Any], data: Data) -> Convolutional | FCN:
+    """The network that the settings name: blocks `hidden.0` and so on, and a layer `output`."""
+    if settings["network"] == "CNN":
+        return Convolutional(settings["layers"], settings["units"])
+    network, features = FCN(settings["layers"], settings["units"]), data.train[0].shape[1]
+    if (features, data.classes) != (PIXELS, network.output.out_features):
+        first = network.hidden[0]
+        assert isinstance(first, nn.Sequential)
+        first[0] = nn.Linear(features, settings["units"])
+        network.output = nn.Linear(settings["units"], data.classes)
+    return network
+
+
+def settings_of(method: str, *, network: str, layers: int, units: int = UNITS) -> dict[str, Any]:
+    """Everything about a method on a network that its figures depend on."""
+    settings: dict[str, Any] = {"network": network, "layers": layers, "units": units}
+    if method not in SYNTHESIS:
+        return settings
+    synthesis = {"hidden_size": units, **SYNTHESIS[method]}
+    if network == "CNN" and synthesis["dni_network"] == "linear":
+        synthesis["dni_network"] = "conv2d"
+    return settings | synthesis
+
+
+def mnist_settings(data: Data, *, steps: int) -> dict[str, Any]:
+    """What all MNIST runs say of themselves besides their method, so that pages can share them."""
+    count, device = data.counts["train"], data.train[0].device.type
+    return {"steps": steps, "data": "MNIST", "images": count, "device": device}
+
+
+def learner(
+    method: str, network: Convolutional | FCN, settings: dict[str, Any]
+) -> tuple[nn.Module, Learn]:
+    """What to train and evaluate, and its training step."""
+    if method == NO_BACKPROP:
+        network.hidden.requires_grad_(False)
+    if method not in SYNTHESIS:
+        return network, backprop(network)
+    sees_labels = method != PLAIN
+    wrapped = DNI(
+        network,
+        dni_network=settings["dni_network"],
+        dni_params={"num_layers": settings["num_layers"]},
+        optim=make_optimizer,
+        grad_lr=settings["grad_lr"],
+        hidden_size=settings["hidden_size"],
+        lambda_=0.0,
+        sites=[f"hidden.{index}" for index in range(settings["layers"])],
+        context_size=network.output.out_features if sees_labels else None,
+    )
+
+    def learn(value: Tensor, target: Tensor) -> None:
+        output = wrapped(value, context=target) if sees_labels else wrapped(value)
+        nn.functional.cross_entropy(output, target).backward()
+
+    return wrapped, learn
+
+
+def train(plan: Plan, data: Data) -> Run:
+    """Train one method with one seed: `settings["steps"]` updates, evaluated every epoch or few."""
+    method, seed, settings = plan
+    torch.manual_seed(seed)
+    built = build(settings, data).to(data.train[0].device)
+    network, learn = learner(method, built, settings)
+    title = f"{settings['network']} {settings['layers']}, {method}, seed {seed}"
+    run = Run(
+        row=method,
+        seed=seed,
+        settings=settings,
+        errors=[],
+        validation=[],
+        seconds=0.0,
+        cosines={},
+        commit=commit(),
+    )
+    seconds, left = 0.0, settings["steps"]
+    # One of its own, so that every method sees the same batches.
+    shuffling = torch.Generator().manual_seed(seed)
+    with tqdm(total=left, desc=title, unit="step", disable=None) as bar:
+        while left:
+            start = time.perf_counter()
+            goal = max(0, left - EVALUATE_EVERY)
+            while left > goal:
+                for batch in batches(len(data.train[0]), shuffling, limit=left):
+                    learn(data.train[0][batch], data.train[1][batch])
+                    bar.update()
+                    left -= 1
+            synchronize(data.train[0].device)
+            seconds += time.perf_counter() - start
+            run.validation.append(percent_wrong(network, *data.valid))
+            run.errors.append(percent_wrong(network, *data.test))
+            bar.set_postfix_str(f"validation error {run.validation[-1]:.2f} %")
+    print(f"{title}: test error {selected(run):.2f} %, {seconds:.0f} s", flush=True)
+    found = network.statistics() if isinstance(network, DNI) else {}
+    cosines = {site: statistics["cosine"] for site, statistics in found.items()}
+    return Run(**asdict(run) | {"seconds": seconds, "cosines": cosines})
+
+
+def batches(count: int, generator: torch.Generator, *, limit: int) -> Iterator[Tensor]:
+    """Indices of an epoch's batches, `limit` at most; BatchNorm needs two samples in each."""
+    order = torch.randperm(count, generator=generator).split(BATCH)
+    yield from [batch for batch in order if len(batch) > 1][:limit]
+
+
+def steps_per_epoch(data: Data) -> int:
+    """Updates in one epoch."""
+    whole, rest = divmod(len(data.train[0]), BATCH)
+    return whole + (rest > 1)
+
+
+def selected(run: Run) -> float:
+    """Test error after the epoch that was best in validation, the first where several were."""
+    return run.errors[run.validation.index(min(run.validation))]
+
+
+@torch.no_grad()
+def percent_wrong(network: nn.Module, samples: Tensor, labels: Tensor) -> float:
+    """Share of the samples that the network gets wrong, in percent."""
+    network.eval()
+    wrong = [
+        network(some).argmax(-1) != answers
+        for some, answers in zip(samples.split(2048), labels.split(2048), strict=True)
+    ]
+    network.train()
+    return 100 * float(torch.cat(wrong).double().mean())
