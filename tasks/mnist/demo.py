@@ -28,10 +28,12 @@ METHODS: dict[str, Synthesis | None] = {
     "backprop": None,
     "DNI, λ = 0.5": Synthesis(lambda_=0.5),
     "DNI, λ = 0, sees labels": Synthesis(lambda_=0.0, context=True),
+    "DNI, λ = 0, critic": Synthesis(lambda_=0.0, dni_network="critic", context=True, lr=3e-3),
 }
 NEXT = """\
 λ      share of the true gradient that crosses a hidden layer's output. At 0 none does: the hidden
-       layers learn from what their synthesizers predict, one linear map each.
+       layers learn from what their synthesizers predict: one linear map each, or the gradient of
+       a critic's learned local loss, which needs the labels.
 cos    cosine between synthetic and true gradient over the last updates. Without the labels most
        of the gradient cannot be told from the activation, so it is near 0 there.
 saved  what autograd holds at the end of a forward pass. λ by itself frees nothing.
