@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .errors import AttachmentError, ConfigError, SiteError, did_you_mean
+from .errors import AttachmentError, ConfigError, SiteError, did_you_mean, named
 from .interfaces import Interfaces
 from .sites import SiteName
 from .synthesizers.choose import SynthesizerSpec, resolve
@@ -57,6 +57,7 @@ def check_arguments(
     gpu_id: int,
     dni_params: object,
     unlock: str,
+    update_probability: object,
     **positive: float | None,
 ) -> None:
     """Refuse values that cannot work, all of them in one message.
@@ -68,6 +69,7 @@ def check_arguments(
         gpu_id: See `DNI`.
         dni_params: See `DNI`.
         unlock: See `DNI`.
+        update_probability: See `DNI`.
         **positive: Numbers that must be above 0, or ``None``.
 
     Raises:
@@ -100,24 +102,33 @@ def check_arguments(
         faults.append(
             f"`gpu_id` is {gpu_id}, but {count} GPUs are visible; -1 leaves devices alone"
         )
-    if unlock not in ("none", "update"):
-        faults.append(f"`unlock` is {unlock!r}; 'none' or 'update' is needed")
-    if unlock == "update" and grad_scaler is not None:
-        faults.append("`unlock='update'` does not go with `grad_scaler`; use bfloat16 autocast")
+    if (
+        isinstance(update_probability, bool)
+        or not isinstance(update_probability, int | float)
+        or not 0 < update_probability <= 1
+    ):
+        faults.append(
+            f"`update_probability` is {update_probability!r}; a number above 0 (at which nothing "
+            "would ever learn) and at most 1 is needed"
+        )
+    if unlock not in ("none", "update", "forward"):
+        faults.append(f"`unlock` is {unlock!r}; 'none', 'update' or 'forward' is needed")
+    elif unlock != "none" and grad_scaler is not None:
+        faults.append(f"`unlock={unlock!r}` does not go with `grad_scaler`; use bfloat16 autocast")
     if faults:
         raise ConfigError("; ".join(faults) + ".")
 
 
 def check_share(interfaces: Interfaces, unlock: str) -> None:
-    """Refuse a λ at which update unlocking never happens.
+    """Refuse a λ at which unlocking never happens.
 
     Raises:
         ConfigError: λ is above 0 at some site and no function that may become 0.
     """
     share = interfaces.share
-    if unlock == "update" and not callable(share) and not interfaces.is_synthetic:
+    if unlock != "none" and not callable(share) and not interfaces.is_synthetic:
         raise ConfigError(
-            f"`unlock='update'` was given with `λ={share}`, but a site that learns before the "
+            f"`unlock={unlock!r}` was given with `λ={share}`, but a site that learns before the "
             "true gradient is there can have no share of it; pass `λ=0` (a mapping has to name "
             "every site, one it leaves out is at 0.5)."
         )
@@ -143,7 +154,7 @@ def no_gradient(output: Any, site: SiteName, module: nn.Module) -> SiteError:
     """The error for an output without a floating-point tensor."""
     what = str(output.dtype) if isinstance(output, Tensor) else f"a {type(output).__name__}"
     return SiteError(
-        f"The module `{type(module).__name__}` at site {site!r} returned {what}; an interface "
+        f"The module `{type(module).__name__}` at {named(site)} returned {what}; an interface "
         "needs a floating-point tensor, which alone has a real gradient. Leave the module out "
         "with `sites=`."
     )
@@ -157,7 +168,7 @@ def check_axes(output: Tensor, site: SiteName) -> None:
     """
     if output.dim() == 0:
         raise SiteError(
-            f"The output of site {site!r} is a single number; an interface needs at least one "
+            f"The output of {named(site)} is a single number; an interface needs at least one "
             "axis. Choose another site with `sites=`."
         )
 
@@ -171,7 +182,7 @@ def check_not_late(site: SiteName) -> None:
     ddp = torch.nn.parallel.DistributedDataParallel
     if ddp._get_active_ddp_module() is not None:
         raise AttachmentError(
-            f"The interface at site {site!r} is made in the first training pass, but "
+            f"The interface at {named(site)} is made in the first training pass, but "
             "`DistributedDataParallel` reduces only the parameters that were there when it was "
             "made. Run one training pass through the `DNI` before you wrap it."
         )

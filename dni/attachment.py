@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from .errors import AttachmentError
+from .errors import AttachmentError, named
 from .sites import SiteName
 
 
@@ -85,7 +85,7 @@ class Attachment:
         for site, module in sites.items():
             if any(hook.is_live for hook in site_hooks(module).values()):
                 raise AttachmentError(
-                    f"The module at site {site!r} already carries the hook of another `DNI`; "
+                    f"The module at {named(site)} already carries the hook of another `DNI`; "
                     "call `detach()` on that wrapper first."
                 )
         try:

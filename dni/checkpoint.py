@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .errors import CheckpointError, did_you_mean
+from .errors import CheckpointError, did_you_mean, named
 from .interfaces import Interfaces
 from .sites import SiteName, unescape
 from .synthesizers.choose import Layout
@@ -73,7 +73,7 @@ def fitting(
         here = interfaces.synthesizer_for(site, module, layout).__name__
         if here != saved["synthesizer"]:
             raise CheckpointError(
-                f"The state has a `{saved['synthesizer']}` at site {site!r}, this wrapper makes "
+                f"The state has a `{saved['synthesizer']}` at {named(site)}, this wrapper makes "
                 f"a `{here}` there; pass the `dni_network` it had when it was saved."
             )
         if name not in interfaces:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .errors import ContextError
+from .errors import ContextError, named
 
 
 def encode(context: Tensor, size: int | None) -> Tensor:
@@ -90,7 +90,7 @@ def aligned(context: Tensor, shape: torch.Size, *, site: str, batch_axis: int = 
             view[axis] = rows[0]
             return context.view(*view, size).expand(*lead, size)
     raise ContextError(
-        f"The context has {tuple(rows)} samples, the activation at site {site!r} has shape "
+        f"The context has {tuple(rows)} samples, the activation at {named(site)} has shape "
         f"{tuple(shape)}; give one context per sample of the batch."
     )
 

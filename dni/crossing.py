@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .arguments import check_axes, check_not_late, no_gradient
+from .boundary import TRUE
 from .context import encode
-from .errors import ConfigError, ContextError, DNIWarning
+from .errors import ConfigError, ContextError, DNIWarning, named
+from .forward import ForwardUnlock
 from .interfaces import Interfaces
 from .sites import SiteName
 from .updates import Updates
@@ -80,15 +82,25 @@ class Crossing:
             if self.interfaces.is_backprop:
                 self._last_called()
             return network(*args, **kwargs)
+        unlock = self.updates.unlock
         with self.updates.passing(self._is_active(), self.context) as is_new:
-            output = network(*args, **kwargs)
+            if is_new and isinstance(unlock, ForwardUnlock) and self.interfaces.is_synthetic:
+                unlock.begin(args, kwargs, self.context)
+                output = network(*args, **kwargs)
+                unlock.end(output)
+            else:
+                output = network(*args, **kwargs)
         if is_new and not self._has_run:
             self._has_run = True
             self._look_back()
+            self._look_at_frozen()
         return output
 
     def _is_active(self) -> bool:
         return self.interfaces.training and torch.is_grad_enabled() and not self.is_paused
+
+    def _is_unlocked(self) -> bool:
+        return self.updates.unlock is not None and self.interfaces.is_synthetic
 
     def _note_call(self, site: SiteName) -> None:
         """Remember that a training pass came to a site, even within the network's own no_grad."""
@@ -112,6 +124,24 @@ class Crossing:
         if self.interfaces.is_backprop:
             self.skip(self._last_called())
         self._called.clear()
+
+    def _look_at_frozen(self) -> None:
+        """Warn of synthesizers that were never trained, and never will be."""
+        is_mixed = callable(self.interfaces.share)  # sooner or later
+        raw = [
+            self.interfaces[name].site
+            for name in self.updates.untrained()
+            if is_mixed or self.interfaces[name].mode != TRUE
+        ]
+        if raw:
+            warnings.warn(
+                f"The synthesizers at {', '.join(map(named, raw))} are frozen "
+                "(`train_synthesizers=False`) but have never been trained: what they say is not "
+                "the gradient, and λ below 1 gives them a share of it. Load a trained state first "
+                "(`load_state_dict`), train with `train_synthesizers=True`, or pass `λ=1`.",
+                DNIWarning,
+                stacklevel=6,  # as above
+            )
 
     def _last_called(self) -> SiteName:
         """The site that the first training pass called last."""
@@ -170,8 +200,9 @@ class Crossing:
             if leaves[index].requires_grad:
                 name = self.interfaces.name_of(site, number) if number else site
                 self._prepare(name, site, module, leaves[index])
+                self._prepare_ahead(name, leaves[index])
                 named.append((name, index))
-        if self.updates.unlock is not None and self.interfaces.is_synthetic:
+        if self._is_unlocked():
             self._cross_unlocked(module, leaves, named, context)
         else:
             for name, index in named:
@@ -185,7 +216,7 @@ class Crossing:
             context = self.updates.recomputed_context()
         if context is None and self.interfaces.context_size is not None:
             raise ContextError(
-                f"Site {site!r} has a conditioned synthesizer (`context_size="
+                f"The synthesizer of {named(site)} is conditioned (`context_size="
                 f"{self.interfaces.context_size}`), but this training pass has no context; call "
                 "`net(x, context=labels)` or use `with net.context(labels):`."
             )
@@ -197,6 +228,16 @@ class Crossing:
             self._make(name, site, module, output)
         if not torch.compiler.is_compiling():
             self.interfaces[name].follow(output)
+
+    def _prepare_ahead(self, name: SiteName, output: Tensor) -> None:
+        """Have the network that predicts the activation, under forward unlocking."""
+        unlock = self.updates.unlock
+        if (
+            isinstance(unlock, ForwardUnlock)
+            and self._is_unlocked()
+            and unlock.prepare(name, self.interfaces[name], output)
+        ):
+            self.updates.adopt_activation(name)
 
     def _cross(self, name: SiteName, output: Tensor, context: Tensor | None) -> Tensor:
         through: Tensor = self.interfaces[name](

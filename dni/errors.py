@@ -60,3 +60,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f" Did you mean {near[0]!r}?"
     shown = ", ".join(repr(n) for n in names[:12]) + (", …" if len(names) > 12 else "")
     return f" Valid: {shown}." if names else ""
+
+
+def named(site: str) -> str:
+    """A site as messages show it.
+
+    Example:
+        >>> named("fc1"), named("")
+        ("site 'fc1'", 'the network itself')
+    """
+    return f"site {site!r}" if site else "the network itself"

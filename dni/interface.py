@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .boundary import METER_ENTRIES, MIXED, SYNTHETIC, TRUE, Pass, propagate
+from .closed_form import Head, cross_closed, head_of
 from .context import aligned, conditioned
-from .errors import ConfigError, DNIError, ShapeError, SiteError
+from .errors import ConfigError, DNIError, ShapeError, SiteError, named
+from .foresight import Closed, Foresight, Predicted
 from .synthesizers.base import DNINetwork
 from .synthesizers.choose import Layout, takes_context
 
@@ -82,7 +84,7 @@ class Interface(nn.Module):
         concatenated = 0 if context_size is None or self.wants_context else context_size
         if getattr(synthesizer, "maps_only", False) and not layout.maps:
             raise ConfigError(
-                f"`{synthesizer.__name__}` at site {site!r} needs feature maps [B, C, H, W], but "
+                f"`{synthesizer.__name__}` at {named(site)} needs feature maps [B, C, H, W], but "
                 "the site has none. Choose 'linear', or leave `dni_network` out."
             )
         channels_first = getattr(synthesizer, "channels_first", False)
@@ -93,7 +95,7 @@ class Interface(nn.Module):
             built = synthesizer(features + concatenated, hidden_size, features, **(options or {}))
         except Exception as err:
             raise ConfigError(
-                f"`{synthesizer.__name__}` at site {site!r} could not be made with "
+                f"`{synthesizer.__name__}` at {named(site)} could not be made with "
                 f"input_size={features + concatenated}, hidden_size={hidden_size}, "
                 f"output_size={features} and `dni_params` {options or {}}: {err}"
             ) from err
@@ -159,12 +161,25 @@ class Interface(nn.Module):
         """
         if activation.numel() == 0 or activation.dim() == 0:
             raise ShapeError(
-                f"The output of site {self.site!r} has shape {tuple(activation.shape)}; an "
+                f"The output of {named(self.site)} has shape {tuple(activation.shape)}; an "
                 "interface needs at least one sample and one feature. Skip empty batches."
+            )
+        scale, inverse_scale = self.scale, self.inverse_scale
+        head = self._head(activation, context) if loss_scale is None else None
+        if head is not None:
+            assert context is not None
+            return cross_closed(
+                activation,
+                head if train else head.detached(),
+                self.meter,
+                target=self._target(activation, context),
+                inverse_scale=inverse_scale,
+                mix=self.mix,
+                mode=self.mode,
+                record=record,
             )
         with torch.set_grad_enabled(train):
             prediction = self.predict(activation.detach(), context)
-        scale, inverse_scale = self.scale, self.inverse_scale
         if loss_scale is not None:
             scale, inverse_scale = scale * loss_scale, inverse_scale / loss_scale
         return propagate(
@@ -178,6 +193,41 @@ class Interface(nn.Module):
             features=self.layout.features,
             record=record,
         )
+
+    def _head(self, activation: Tensor, context: Tensor | None) -> Head | None:
+        """The critic's linear head, where its closed form holds for this activation."""
+        if context is None or self.axis != -1 or self.layout.axis not in (-1, activation.dim() - 1):
+            return None
+        head = head_of(self.synthesizer)
+        if head is None or head.weight.dtype != activation.dtype:
+            return None
+        return None if torch.is_autocast_enabled(activation.device.type) else head
+
+    def _target(self, activation: Tensor, context: Tensor) -> Tensor:
+        """The target of the criterion at every position. Shape ``[N, C]``."""
+        batch_axis = self.layout.batch_axis
+        fitting = aligned(context, activation.shape, site=self.site, batch_axis=batch_axis)
+        return fitting.reshape(-1, fitting.shape[-1])
+
+    def foresee(self, activation: Tensor, context: Tensor | None, *, train: bool) -> Foresight:
+        """Predict the gradient of an activation that is handed on without its graph.
+
+        Args:
+            activation: Detached output of the site. Shape ``[*]``.
+            context: Features of the context.
+            train: Whether the synthesizer will learn.
+
+        Returns:
+            The synthetic gradient, and what the synthesizer needs to learn from the true one.
+        """
+        head = self._head(activation, context)
+        if head is not None:
+            assert context is not None
+            target = self._target(activation, context)
+            return Closed(head, activation, target, train=train)
+        with torch.set_grad_enabled(train):
+            prediction = self.predict(activation, context)
+        return Predicted(prediction)
 
     def predict(self, activation: Tensor, context: Tensor | None = None) -> Tensor:
         """The synthetic gradient in units of the scale.
@@ -209,7 +259,7 @@ class Interface(nn.Module):
         prediction = prediction.movedim(-1, self.layout.axis) if moved else prediction
         if prediction.shape != activation.shape:
             raise ShapeError(
-                f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
+                f"The synthesizer `{type(self.synthesizer).__name__}` at {named(self.site)} "
                 f"returned shape {tuple(prediction.shape)}; the activation's shape "
                 f"{tuple(activation.shape)} is needed, one entry per entry."
             )
@@ -228,13 +278,13 @@ class Interface(nn.Module):
             if type(err).__module__ == "torch.utils.checkpoint":
                 raise  # how a checkpoint ends what it runs again, and no failure
             raise SiteError(
-                f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
+                f"The synthesizer `{type(self.synthesizer).__name__}` at {named(self.site)} "
                 f"failed on an input of shape {tuple(seen.shape)}: {err}. It must return the "
                 "pair (gradient, hidden)."
             ) from err
         if not isinstance(prediction, Tensor):
             raise ShapeError(
-                f"The synthesizer `{type(self.synthesizer).__name__}` at site {self.site!r} "
+                f"The synthesizer `{type(self.synthesizer).__name__}` at {named(self.site)} "
                 f"returned a {type(prediction).__name__} as gradient; a tensor is needed."
             )
         return prediction

@@ -8,8 +8,9 @@ import weakref
 import torch
 from torch import Tensor
 
-from .boundary import Cut, meter_sums, regression_gradient
-from .errors import DNIWarning
+from .boundary import Cut
+from .errors import DNIWarning, named
+from .foresight import Foresight
 from .interface import Interface
 from .optimizers import BackwardEnd
 
@@ -25,16 +26,15 @@ class Handover:
 
     Attributes:
         interface: The interface that was crossed.
-        prediction: Its synthetic gradient in units of the scale, with the graph of the
-            synthesizer. Shape ``[*]``.
+        foresight: What its synthesizer said.
         leaf: Gathers the gradients that the consumers of the activation send back. It has the
             activation's shape and the memory of one number.
     """
 
-    def __init__(self, interface: Interface, prediction: Tensor) -> None:
+    def __init__(self, interface: Interface, foresight: Foresight, activation: Tensor) -> None:
         self.interface = interface
-        self.prediction = prediction
-        self.leaf = prediction.new_empty(()).expand(prediction.shape).requires_grad_()
+        self.foresight = foresight
+        self.leaf = activation.new_empty(()).expand(activation.shape).requires_grad_()
 
     @torch.no_grad()
     def settle(self) -> bool:
@@ -46,14 +46,9 @@ class Handover:
         true, self.leaf.grad = self.leaf.grad, None
         if true is None:
             return False
-        wide = torch.promote_types(true.dtype, torch.float32)
-        target, prediction = true.to(wide), self.prediction.detach().to(wide)
         interface = self.interface
-        interface.hear(meter_sums(prediction, target))
-        if self.prediction.requires_grad:
-            features, inverse_scale = interface.layout.features, interface.inverse_scale
-            gradient = regression_gradient(prediction, target, inverse_scale, features)
-            self.prediction.backward(gradient.to(self.prediction.dtype))
+        features, inverse_scale = interface.layout.features, interface.inverse_scale
+        interface.hear(self.foresight.learn(true, inverse_scale, features))
         return True
 
 
@@ -93,11 +88,11 @@ class Unlock:
         self.settle()
         handovers = []
         for interface, output in outputs:
-            with torch.set_grad_enabled(train):
-                prediction = interface.predict(output.detach(), context)
-            handovers.append(Handover(interface, prediction))
+            activation = output.detach()
+            foresight = interface.foresee(activation, context, train=train)
+            handovers.append(Handover(interface, foresight, activation))
         gradients = [
-            (h.prediction.detach() * h.interface.scale).to(output.dtype)
+            h.foresight.gradient(h.interface.scale).to(output.dtype)
             for h, (_, output) in zip(handovers, outputs, strict=True)
         ]
         # A skip may pass by this site: what lies below belongs to its graph too.
@@ -139,7 +134,7 @@ class Unlock:
         if site not in self._warned:
             self._warned.add(site)
             warnings.warn(
-                f"Nothing that was made from the output of site {site!r} sent a gradient back, "
+                f"Nothing that was made from the output of {named(site)} sent a gradient back, "
                 "so its synthesizer learns nothing and its module learns from what that last "
                 "said. Does the loss depend on it?",
                 DNIWarning,

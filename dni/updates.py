@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .activations import Activations
 from .attachment import remove_all
 from .boundary import Pass
+from .draw import Draw
 from .errors import ContextError
+from .forward import ForwardUnlock
 from .interface import Interface
 from .interfaces import Interfaces
 from .meters import Meters
@@ -31,6 +34,9 @@ from .optimizers import (
 from .sites import SiteName
 from .unlock import Unlock
 
+ACTIVATION = " (activation)"
+"""Behind the name of an interface: its other network in the optimizer of the synthesizers."""
+
 
 class Updates:
     """Listens for the end of backward passes and updates a network and its synthesizers.
@@ -46,6 +52,8 @@ class Updates:
         trains_synthesizers: Whether synthesizers are updated.
         grad_scaler: The scaler of the loss, if there is one.
         is_unlocked: Whether sites at λ = 0 are crossed with update unlocking.
+        activations: The networks that predict activations, if it is forward unlocking.
+        draw: Draws the sites that learn in a step.
 
     Attributes:
         count: Number of updates made so far.
@@ -66,6 +74,8 @@ class Updates:
         trains_synthesizers: bool,
         grad_scaler: torch.amp.GradScaler | None,
         is_unlocked: bool,
+        activations: Activations | None,
+        draw: Draw,
     ) -> None:
         self.network = network
         self.interfaces = interfaces
@@ -77,7 +87,10 @@ class Updates:
         self.trains_synthesizers = trains_synthesizers
         self.grad_scaler = grad_scaler
         self.is_unlocked = is_unlocked
+        self.activations = activations
+        self.draw = draw
         self.count = 0
+        self._made_as: dict[SiteName, int] = {}  # versions of synthesizers that are not trained
         self._gradients_are_used = False
         self._is_due = False
         self._passes_back = 0  # since the synthesizers' last step
@@ -92,7 +105,11 @@ class Updates:
         self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         self.current: Pass | None = None
         self._is_passing = False
-        self.unlock = Unlock(self._backward_end) if self.is_unlocked else None
+        self.unlock: Unlock | None = None
+        if self.activations is not None:
+            self.unlock = ForwardUnlock(self._backward_end, self.activations)
+        elif self.is_unlocked:
+            self.unlock = Unlock(self._backward_end)
         self._handles: list[RemovableHandle] = [
             self._backward_end.listen(interface.meter) for interface in self.interfaces.values()
         ]
@@ -152,6 +169,7 @@ class Updates:
         if self.current is not None:
             self._passes.add(self.current)
             self.clear_used()
+            self.draw.renew()
         self._is_passing = True
         try:
             yield is_training
@@ -227,7 +245,25 @@ class Updates:
     def adopt(self, name: SiteName, interface: Interface) -> None:
         """Listen to an interface and optimize its synthesizer."""
         self._handles.append(self._backward_end.listen(interface.meter))
-        parameters = [p for p in interface.synthesizer.parameters() if p.requires_grad]
+        if not self.trains_synthesizers:
+            self._made_as[name] = version_of(interface.synthesizer)
+        self._optimize(name, interface.synthesizer)
+
+    def adopt_activation(self, name: SiteName) -> None:
+        """Optimize the network that predicts an activation, with the synthesizers."""
+        assert self.activations is not None
+        self._optimize(name + ACTIVATION, self.activations[name])
+
+    def untrained(self) -> list[SiteName]:
+        """The frozen synthesizers that are still as they were made: nobody wrote to them."""
+        return [
+            name
+            for name, made_as in self._made_as.items()
+            if made_as > 0 and version_of(self.interfaces[name].synthesizer) == made_as
+        ]
+
+    def _optimize(self, name: str, module: nn.Module) -> None:
+        parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters or not self.trains_synthesizers:
             return
         if self.synthesizer_optimizer is None:
@@ -240,10 +276,21 @@ class Updates:
         """Forget interfaces, and what was remembered to optimize them."""
         for name in list(names):
             self.interfaces.discard(name)
-            if self.synthesizer_optimizer is not None:
-                remove_parameters(self.synthesizer_optimizer, name)
-                if not parameters_of(self.synthesizer_optimizer):
-                    self.synthesizer_optimizer = None
+            self._made_as.pop(name, None)
+            self._forget(name)
+
+    def discard_activations(self, names: Iterable[SiteName]) -> None:
+        """Forget networks that predict activations, likewise."""
+        for name in list(names):
+            assert self.activations is not None
+            self.activations.discard(name)
+            self._forget(name + ACTIVATION)
+
+    def _forget(self, name: str) -> None:
+        if self.synthesizer_optimizer is not None:
+            remove_parameters(self.synthesizer_optimizer, name)
+            if not parameters_of(self.synthesizer_optimizer):
+                self.synthesizer_optimizer = None
 
     # -- the end of backward ---------------------------------------------------------------
 
@@ -260,12 +307,28 @@ class Updates:
         for record in back:
             record.is_returned = record.is_counted = True
         self._passes_back += max(len(back), 1)
+        self._clear_idle()
         if not self.is_automatic:
             self._keep()
         elif self._is_expected():
             self._is_due = True  # an update now would spoil the graph of that other pass
         else:
             self._update()
+
+    def _clear_idle(self) -> None:
+        """Clear the gradients of the sites that do not learn in this step."""
+        if not self.draw.is_sparse:
+            return
+        if self.unlock is None:
+            self.draw.renew()  # compiled passes do not draw; unlocked ones have changed the network
+        self.draw.clear_idle()
+        for name, interface in self.interfaces.items():
+            if interface.site in self.draw.idle:
+                modules: list[nn.Module] = [interface.synthesizer]
+                if self.activations is not None and name in self.activations:
+                    modules.append(self.activations[name])
+                for parameter in (p for module in modules for p in module.parameters()):
+                    parameter.grad = None
 
     def _update(self) -> None:
         self._is_due = False
@@ -286,11 +349,13 @@ class Updates:
             self.optimizer.step()
         if synthesizers:
             self._step_synthesizers()
+        self.draw.end()
         self.count += 1
         self.interfaces.mix(self.count)
 
     def step_module(self, module: nn.Module) -> None:
         """Step a module whose gradients are complete, ahead of the end of backward."""
+        self.draw.clear_idle()
         parameters = [p for p in module.parameters() if p.grad is not None]
         if not self.is_automatic or not parameters:
             return
@@ -345,3 +410,8 @@ class Updates:
     def _clip(self, optimizer: Optimizer) -> None:
         if self.clip is not None:
             nn.utils.clip_grad_norm_(parameters_of(optimizer), self.clip)
+
+
+def version_of(module: nn.Module) -> int:
+    """How often the trainable parameters of a module have been written to."""
+    return sum(p._version for p in module.parameters() if p.requires_grad)

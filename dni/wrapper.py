@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import checkpoint
+from .activations import Activations, missing_activations
 from .arguments import check_arguments, check_network, check_share, check_synthesizers
 from .attachment import Attachment
 from .crossing import Crossing
+from .draw import Draw
 from .errors import CheckpointError
 from .interface import Statistics
 from .interfaces import Interfaces
@@ -63,17 +65,29 @@ class DNI(nn.Module):
             itself; ``.grad`` of the network holds the mixed gradients, see `step`.
         clip: Largest norm of all gradients of the network before an update, and separately of
             all gradients of the synthesizers. ``None``: no clipping.
-        train_synthesizers: Whether synthesizers learn.
+        train_synthesizers: Whether synthesizers learn. Frozen ones that nobody has trained or
+            loaded draw a warning where λ is below 1.
         scale_targets: Whether synthesizers predict in units of the running root mean square of
             the true gradient (see `Interface`).
         grad_scaler: The ``GradScaler`` that scales the loss, if one does; the scale of the
             targets then does not jump with it. Needs ``update="manual"``.
+        update_probability: Probability that a site learns in a step, module and synthesizer
+            both; drawn for each site and step from torch's generator. The gradients of a site
+            that does not learn are cleared when backward ends; parameters outside all sites
+            always learn. 1 is every step.
         unlock: ``"update"``: while λ is 0 a site learns during the forward pass, as soon as its
             output is there, and its activations are freed; the memory for them then does not
             grow with depth. λ must be 0, or a function that becomes 0 (a warm-up). A forward
             pass without backward is forgotten by the next one; a checkpoint around a site is
-            not supported, it has nothing left to save. ``"none"``: the whole network learns in
-            backward.
+            not supported, it has nothing left to save. ``"forward"``: moreover a site hands on a
+            synthetic activation, predicted from the network's input (its first floating-point
+            argument, flattened) and the context by a second network that learns to match the
+            real one; so no module waits for another. Evaluation uses the real activations; the
+            error there is what counts, not the loss in training, where labels in the context
+            shine through. The site whose output the network returns must be left out
+            (``skip_last_layer``, ``sites``); batches come first and keep their sizes, and a site
+            is called once in a pass. The networks are in ``net.activations`` and are trained
+            with the synthesizers. ``"none"``: the whole network learns in backward.
 
     Raises:
         ConfigError: An argument has a value that cannot work.
@@ -119,7 +133,8 @@ class DNI(nn.Module):
         train_synthesizers: bool = True,
         scale_targets: bool = True,
         grad_scaler: torch.amp.GradScaler | None = None,
-        unlock: Literal["none", "update"] = "none",
+        unlock: Literal["none", "update", "forward"] = "none",
+        update_probability: float = 1.0,
     ) -> None:
         check_network(network)
         check_arguments(
@@ -133,6 +148,7 @@ class DNI(nn.Module):
             gpu_id=gpu_id,
             dni_params=dni_params,
             unlock=unlock,
+            update_probability=update_probability,
         )
         super().__init__()
         found = find_sites(network, recursive=recursive, sites=sites)
@@ -158,6 +174,9 @@ class DNI(nn.Module):
             network.to(f"cuda:{gpu_id}")
         self.network = network
         self.interfaces = interfaces
+        activations = Activations() if unlock == "forward" else None
+        if activations is not None:
+            self.activations = activations
         self._updates = Updates(
             network,
             interfaces,
@@ -168,7 +187,9 @@ class DNI(nn.Module):
             clip=clip,
             trains_synthesizers=train_synthesizers,
             grad_scaler=grad_scaler,
-            is_unlocked=unlock == "update",
+            is_unlocked=unlock != "none",
+            activations=activations,
+            draw=Draw(network, found, update_probability),
         )
         self._network_takes_context = "context" in inspect.signature(network.forward).parameters
         self._crossing = Crossing(found, interfaces, self._updates, skips_last=skip_last_layer)
@@ -348,12 +369,16 @@ class DNI(nn.Module):
                 `DNI`; nothing is loaded then.
         """
         before = set(self.interfaces)
+        activations = self._updates.activations
+        guessed = set() if activations is None else set(activations)
         try:
             self._make_saved(state_dict, "")
             if strict:
                 checkpoint.check(self.state_dict(), state_dict)
         except CheckpointError:
             self._updates.discard(set(self.interfaces) - before)
+            if activations is not None:
+                self._updates.discard_activations(set(activations) - guessed)
             raise
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
@@ -372,6 +397,11 @@ class DNI(nn.Module):
             module = self._crossing.sites[site]
             made = self.interfaces.make(name, site, module, layout=layout, like=like)
             self._updates.adopt(name, made)
+        activations = self._updates.activations
+        if activations is not None:
+            for name, inputs, shape in missing_activations(state, prefix, activations):
+                activations.make(name, inputs, shape, like)
+                self._updates.adopt_activation(name)
 
     def training_state(self) -> dict[str, Any]:
         """Everything needed to go on training bit for bit, optimizers included.

@@ -116,7 +116,7 @@ TRAINING_STATES: dict[str, tuple[Callable[[], Any], str]] = {
         "(?i)optimizer",
     ),
     "no-synthesizer-optimizer": (
-        lambda: trained(mlp(), train_synthesizers=False).training_state(),
+        lambda: trained(mlp(), train_synthesizers=False, lambda_=1).training_state(),
         "(?i)synthesizer",
     ),
 }

@@ -32,7 +32,9 @@ class Choice(nn.Module):
 def test_an_integer_output_is_refused_with_the_site_and_the_next_call_works() -> None:
     network = Choice()
     net = DNI(network, recursive=False)
-    with pytest.raises(SiteError, match=r"Choice.*''.*int64.*floating-point.*`sites=`"):
+    with pytest.raises(
+        SiteError, match=r"Choice.*the network itself.*int64.*floating-point.*`sites=`"
+    ):
         net(INPUT)
     network.is_hard = False
     assert_trains(net)
@@ -47,7 +49,7 @@ def test_an_output_without_any_tensor_is_refused() -> None:
         def forward(self, input: Tensor) -> dict[str, Any]:
             return {"words": "none", "count": (self.unused * 1).long()}
 
-    with pytest.raises(SiteError, match=r"Words.*''.*dict"):
+    with pytest.raises(SiteError, match=r"Words.*the network itself.*dict"):
         DNI(Words(), recursive=False)(INPUT)
 
 
@@ -57,7 +59,7 @@ def test_an_output_without_axes_is_refused() -> None:
             return self.logits(input).sum() if self.is_hard else self.logits(input)
 
     net = DNI(network := Total(), recursive=False)
-    with pytest.raises(DNIError, match=r"''.*(axis|axes|feature).*"):
+    with pytest.raises(DNIError, match=r"the network itself.*(axis|axes|feature).*"):
         net(INPUT)
     network.is_hard = False
     assert_trains(net)

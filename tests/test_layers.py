@@ -23,6 +23,8 @@ ORDER = [
     "synthesizers.critic",
     "synthesizers.choose",
     "synthesizers",
+    "closed_form",
+    "foresight",
     "context",
     "interface",
     "meters",
@@ -34,10 +36,65 @@ ORDER = [
     "checkpoint",
     "arguments",
     "unlock",
+    "activations",
+    "forward",
+    "draw",
     "updates",
     "crossing",
     "wrapper",
     "vision",
+    "trainer.registry",
+    "trainer.when",
+    "trainer.schedules",
+    "trainer.state",
+    "trainer.record",
+    "trainer.events",
+    "trainer.ordering",
+    "trainer.signals",
+    "trainer.randomness",
+    "trainer.counters",
+    "trainer.datasets",
+    "trainer.data",
+    "trainer.networks",
+    "trainer.injectors",
+    "trainer.losses",
+    "trainer.gan_losses",
+    "trainer.strategies",
+    "trainer.steps",
+    "trainer.step_op",
+    "trainer.phases",
+    "trainer.checkpoint",
+    "trainer.loop",
+    "trainer.trainer",
+    "trainer",
+    "trainer.callbacks.tally",
+    "trainer.callbacks.metrics",
+    "trainer.callbacks.stopping",
+    "trainer.callbacks.csvlog",
+    "trainer.callbacks.tensorboard",
+    "trainer.callbacks.progress",
+    "trainer.callbacks.images",
+    "trainer.callbacks.traces",
+    "trainer.callbacks.dni_statistics",
+    "trainer.callbacks.ema",
+    "trainer.callbacks.checkpointing",
+    "trainer.callbacks.sanity",
+    "trainer.callbacks.lr_finder",
+    "trainer.callbacks.profiler",
+    "trainer.callbacks",
+    "trainer.schema",
+    "trainer.places",
+    "trainer.config",
+    "trainer.reference",
+    "trainer.run",
+    "trainer.build",
+    "trainer.plot",
+    "trainer.cli",
+    "trainer.commands.doctor",
+    "trainer.commands.listing",
+    "trainer.commands.plotting",
+    "trainer.commands.running",
+    "trainer.commands",
 ]
 """A file imports only from those before it. A new file gets its place here."""
 
@@ -51,16 +108,26 @@ FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imported(name: str, path: Path) -> Iterator[str]:
-    """The files of the package that a file imports, type-checking imports included."""
+    """The files of the package that a file imports.
+
+    In the core these include what is imported for type checking and within functions. In the
+    trainer only those at the top count: callbacks name the type of the trainer they are given,
+    and commands import what they need when they run, so that `dni --help` is there at once.
+    """
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    is_core = name.partition(".")[0] != "trainer"
+    for node in ast.walk(tree) if is_core else tree.body:
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = [p for p in package if p][: len([p for p in package if p]) + 1 - node.level]
             start = ["dni", *above] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
-            modules = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            below = [f"{base}.{alias.name}" for alias in node.names]
+            # `from . import file` takes the file; `from .package import name` the package.
+            is_file = [module.removeprefix("dni.") in FILES for module in below]
+            modules = below if all(is_file) else [base, *below]
         else:
             continue
         for module in modules:
@@ -90,6 +157,12 @@ def test_the_imports_are_found_at_all() -> None:
     assert "wrapper" in set(imported("", FILES[""]))
 
 
+def test_the_core_does_not_know_the_trainer() -> None:
+    for name, path in FILES.items():
+        if name.partition(".")[0] != "trainer":
+            assert not [other for other in imported(name, path) if other.startswith("trainer")]
+
+
 def test_no_imports_go_round_in_a_circle() -> None:
     edges = {name: set(imported(name, path)) - {name} for name, path in FILES.items()}
     while free := [name for name, needs in edges.items() if not needs & set(edges)]:
@@ -98,9 +171,13 @@ def test_no_imports_go_round_in_a_circle() -> None:
     assert edges == {}
 
 
-def test_importing_the_package_imports_no_optional_library() -> None:
+@pytest.mark.parametrize("module", ["dni", "dni.trainer", "dni.trainer.callbacks"])
+def test_importing_the_package_imports_no_optional_library(module: str) -> None:
     optional = ["torchvision", "matplotlib", "sklearn", "omegaconf", "pydantic"]
-    code = f"import sys, dni; print([m for m in {optional} if m in sys.modules])"
+    optional += ["torchmetrics", "tensorboard", "ignite"]
+    if module == "dni":
+        optional += ["dni.trainer", "tqdm"]
+    code = f"import sys, {module}; print([m for m in {optional} if m in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PACKAGE.parent,

@@ -207,6 +207,7 @@ def synthesizers_are_awake(net: DNI) -> bool:
     return any(found["synthetic_norm"] > 0 for found in net.statistics().values())
 
 
+@pytest.mark.filterwarnings("ignore:.*never been trained")
 @every_network
 def test_it_learns_what_lambda_zero_learns(name: str) -> None:
     unlocked, mixed = wrap(name), wrap(name, unlock="none")

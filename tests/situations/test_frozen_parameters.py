@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dni import DNI, SiteError
+from dni import DNI, DNIWarning, SiteError
 
 from .networks import assert_is_backprop, assert_mixes, assert_same, batches, fit, mlp, tensors
 
@@ -103,7 +103,8 @@ def test_synthesizers_can_be_frozen_as_a_whole() -> None:
     net = DNI(mlp(), train_synthesizers=False)
     before = tensors(net.interfaces)
     learning = [key for key in before if "synthesizer" in key]
-    fit(net, batches(3))
+    with pytest.warns(DNIWarning, match="never been trained"):
+        fit(net, batches(3))
     after = tensors(net.interfaces)
     assert learning
     assert all(torch.equal(after[key], before[key]) for key in learning)
@@ -122,3 +123,20 @@ def test_one_synthesizer_can_be_frozen() -> None:
     moved = {key.split(".")[0][-1] for key in keys if not torch.equal(after[key], before[key])}
     assert moved == {"0", "5"}
     assert net.updates == 4
+
+
+@pytest.mark.parametrize("share", [0.5, lambda updates: 1.0 if updates < 9 else 0.0])
+def test_synthesizers_frozen_before_they_were_trained_are_told_once(share: Any) -> None:
+    net = DNI(mlp(), train_synthesizers=False, λ=share)
+    with pytest.warns(DNIWarning, match=r"site '0', site '3', site '5' are frozen"):
+        fit(net, batches(1))
+    fit(net, batches(2))
+
+
+def test_frozen_synthesizers_that_were_loaded_or_have_no_share_are_not_told() -> None:
+    trained = DNI(mlp())
+    fit(trained, batches(2))
+    net = DNI(mlp(), train_synthesizers=False)
+    net.load_state_dict(trained.state_dict())
+    fit(net, batches(2))
+    fit(DNI(mlp(), train_synthesizers=False, λ=1), batches(2))

@@ -1,0 +1,87 @@
+"""A synthetic gradient that is used now, and learned from once the true one comes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .boundary import meter_sums, regression_gradient
+from .closed_form import Head, learn, respond, synthetic
+
+
+class Foresight(Protocol):
+    """What a synthesizer said about an activation that was handed on without its graph."""
+
+    def gradient(self, scale: Tensor) -> Tensor:
+        """The synthetic gradient, in the shape of the activation.
+
+        Args:
+            scale: ρ. Shape ``[]``.
+        """
+
+    def learn(self, true: Tensor, inverse_scale: Tensor, features: int) -> Tensor:
+        """Add the gradient of the regression loss to the synthesizer's gradients.
+
+        Args:
+            true: The true gradient, in the shape of the activation.
+            inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
+            features: Number of features of a position.
+
+        Returns:
+            The sums for the meter (see `dni.boundary.meter_sums`).
+        """
+
+
+class Predicted:
+    """The prediction of any synthesizer, in units of the scale, with its graph.
+
+    Args:
+        prediction: Shape ``[*]``.
+    """
+
+    def __init__(self, prediction: Tensor) -> None:
+        self._prediction = prediction
+
+    def gradient(self, scale: Tensor) -> Tensor:  # noqa: D102
+        return self._prediction.detach() * scale
+
+    def learn(self, true: Tensor, inverse_scale: Tensor, features: int) -> Tensor:  # noqa: D102
+        wide = torch.promote_types(true.dtype, torch.float32)
+        target, prediction = true.to(wide), self._prediction.detach().to(wide)
+        if self._prediction.requires_grad:
+            gradient = regression_gradient(prediction, target, inverse_scale, features)
+            self._prediction.backward(gradient.to(self._prediction.dtype))
+        return meter_sums(prediction, target)
+
+
+class Closed:
+    """The response of a critic with a linear head; the gradient itself is not kept.
+
+    Args:
+        head: The critic's head.
+        activation: What it saw. Shape ``[*, D]``.
+        target: Target of the criterion. Shape ``[N, C]``.
+        train: Whether the head learns.
+    """
+
+    def __init__(self, head: Head, activation: Tensor, target: Tensor, *, train: bool) -> None:
+        self._live, self._head = head, head.detached()
+        self._shape = activation.shape
+        self._positions = activation.reshape(-1, activation.shape[-1])
+        self._response = respond(self._head, self._positions, target)
+        self._train = train
+
+    def gradient(self, scale: Tensor) -> Tensor:  # noqa: D102
+        return synthetic(self._head, self._response).view(self._shape)
+
+    def learn(self, true: Tensor, inverse_scale: Tensor, features: int) -> Tensor:  # noqa: D102
+        flat = true.reshape(-1, features)
+        lesson = learn(self._head, self._response, self._positions, flat, inverse_scale)
+        if self._train:
+            # Through autograd, so that whoever listens to the parameters hears of it.
+            grads = zip(self._live.parameters(), lesson[:-1], strict=True)
+            learners = [(p, grad) for p, grad in grads if p.requires_grad]
+            torch.autograd.backward([p for p, _ in learners], [grad for _, grad in learners])
+        return lesson.sums
