@@ -43,8 +43,7 @@ quartiles of {repeats} of them. Times are medians. All use the same optimizer,
 step by backpropagation and S those of the synthesizers. A layer with m multiply-adds in its
 forward pass counts 3 m in a step: forward, gradient of the weights, gradient of the input. It
 counts 2 m where the input needs no gradient: in the network's first layer and in every
-synthesizer's first. The critic's closed form does its products outside of modules: its floor
-counts nothing of them. Elementwise work, normalisation and optimizers count nothing there, and they
+synthesizer's first. Elementwise work, normalisation and optimizers count nothing there, and they
 are a large part of a small network's step."""
 
 

@@ -103,6 +103,8 @@ def test_step_time_writes_a_row_for_every_contender(tmp_path: Path) -> None:
     }.items():
         rows = cells(page, case)
         expected = [(f"{kind}, 10", mixing) for kind in kinds for mixing in ("0.5", "0")]
+        if case == "FCN":  # one label per sample at every site
+            expected += [("critic", "0"), ("critic", "0, unlocked")]
         assert [(row[1], row[2]) for row in rows] == expected
         for _, _, _, backprop, dni, ratio, _, floor in rows:
             assert min(float(backprop), float(dni), float(ratio)) > 0

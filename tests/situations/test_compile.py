@@ -137,6 +137,7 @@ def test_λ_may_change_in_between() -> None:
     assert expected != pytest.approx(train(made(fcn)), abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The synthesizers at .* are frozen")
 @pytest.mark.parametrize(
     "options",
     [
