@@ -43,7 +43,7 @@ $(INSTALLED): requirements.txt setup.py pyproject.toml
 		{ echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (once, a few minutes)"
 	@$(BIN)/python -m pip install -qq -r requirements.txt
-	@$(BIN)/python -m pip install -qq --no-build-isolation -e '.[vision,tasks,dev]'
+	@$(BIN)/python -m pip install -qq --no-build-isolation -e '.[vision,tasks,trainer,dev]'
 	@touch $@
 
 clean:  ## remove .venv, caches and everything a run or build wrote (not downloaded data)

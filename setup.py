@@ -7,8 +7,17 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "vision": ["torchvision>=0.19"],
     "tasks": ["matplotlib>=3.8", "scikit-learn>=1.4", "tqdm>=4.66"],
-    "trainer": ["omegaconf>=2.3", "pydantic>=2.6", "tensorboard>=2.16", "torchmetrics>=1.3"],
-    "dev": ["mypy>=1.10", "pytest>=8", "ruff>=0.6"],
+    "trainer": [
+        "matplotlib>=3.8",
+        "omegaconf>=2.3",
+        "pydantic>=2.6",
+        "pyyaml>=6",
+        "scikit-learn>=1.4",
+        "tensorboard>=2.16",
+        "torchmetrics>=1.3",
+        "tqdm>=4.66",
+    ],
+    "dev": ["mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML>=6"],
 }
 
 setup(
@@ -23,6 +32,7 @@ setup(
     packages=find_packages(include=["dni", "dni.*"]),
     package_data={"dni": ["py.typed"]},
     install_requires=["numpy>=1.26", "torch>=2.4"],
+    entry_points={"console_scripts": ["dni = dni.trainer.cli:main"]},
     extras_require=EXTRAS,
     keywords=["pytorch", "synthetic gradients", "decoupled neural interfaces", "deep learning"],
     classifiers=[

@@ -176,7 +176,7 @@ def test_importing_the_package_imports_no_optional_library(module: str) -> None:
     optional = ["torchvision", "matplotlib", "sklearn", "omegaconf", "pydantic"]
     optional += ["torchmetrics", "tensorboard", "ignite"]
     if module == "dni":
-        optional += ["dni.trainer", "tqdm"]
+        optional += ["dni.trainer"]
     code = f"import sys, {module}; print([m for m in {optional} if m in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", code],

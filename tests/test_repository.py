@@ -77,7 +77,7 @@ def test_pins_lie_in_the_ranges() -> None:
         if text and not text.startswith("#"):
             name, version = text.split("==")
             pins[name] = version
-    extras = ("", "vision", "tasks", "dev")
+    extras = ("", "vision", "tasks", "trainer", "dev")
     wanted = [
         need
         for need in required

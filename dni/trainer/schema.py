@@ -1,0 +1,279 @@
+"""What a config may say: one pydantic model for each block that the trainer owns."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _named(value: Any) -> Any:
+    """A bare name stands for ``{type: name}``."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    """A single name stands for a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _without_nulls(value: Any) -> Any:
+    """An entry set to null is an entry taken out."""
+    if isinstance(value, dict):
+        return {key: entry for key, entry in value.items() if entry is not None}
+    return value
+
+
+def _number_or_schedule(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and not isinstance(value, dict):
+        raise ValueError(
+            f"is {value!r}; a number is needed, or a schedule such as {{ramp: [0, 0.0, 100, 1.0]}}"
+        )
+    return value
+
+
+def _is_device(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError(f"is {value!r}; 'auto', 'cpu', 'cuda' or 'cuda:0' is needed")
+    return value
+
+
+def _names(value: Any) -> Any:
+    names = value if isinstance(value, list) else [value]
+    if value is not None and not all(isinstance(name, str) for name in names):
+        raise ValueError(f"is {value!r}; the name of a key is needed, or a list of names")
+    return value
+
+
+Keys = Annotated[Any, BeforeValidator(_names)]
+Names = Annotated[list[str], BeforeValidator(_listed)]
+Number = Annotated[Any, BeforeValidator(_number_or_schedule)]
+Count = Annotated[int, Field(ge=1)]
+StepIndex = Annotated[int, Field(ge=0)]
+
+
+class Block(BaseModel):
+    """A block that the trainer owns: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Typed(BaseModel):
+    """An object by name: ``type``, and the arguments of its constructor as the other keys."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    type: str = Field(min_length=1, description="a registered name or an import path")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that the constructor gets."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(Block):
+    """Where a run is written: ``<root>/<time>_<name>/``."""
+
+    name: str = Field("run", pattern=r"^[^/\\]+$", description="end of the folder's name")
+    root: str = Field("runs", description="folder that holds the runs")
+
+
+class DataConfig(Typed):
+    """A split: a data set by name, or a class or function by import path with its arguments."""
+
+    batch_size: Count = Field(64, description="samples in a batch")
+    shuffle: bool | None = Field(
+        None, description="order by seed and epoch; null: yes for `train`, no for the others"
+    )
+    drop_last: bool | None = Field(
+        None, description="leave out a last batch that is not full; null: as `shuffle`"
+    )
+    keys: Names | None = Field(
+        None, description="names for the parts of a sample that is a tuple, e.g. [image, label]"
+    )
+    workers: StepIndex = Field(0, description="processes that prepare samples; 0: none")
+    num_classes: Count | None = Field(
+        None, description="classes of the labels, where the data set does not tell"
+    )
+
+
+class NetworkConfig(Typed):
+    """A network; the other keys are its constructor's."""
+
+
+class StrategyConfig(Typed):
+    """Who updates the networks of a step: a torch optimizer by name, ``dni``, or your own."""
+
+
+class Windowed(Typed):
+    """Something that takes part in some steps only, counted from 0, both ends included."""
+
+    after: StepIndex = Field(0, description="first step")
+    before: StepIndex | None = Field(None, description="last step; null for no end")
+    every: Count = Field(1, description="each n-th step, counted from `after`")
+
+
+class InjectorConfig(Windowed):
+    """An injector: reads keys of the batch's state, writes others."""
+
+    inputs: Keys = Field(None, alias="in", description="key or keys it reads")
+    outputs: Keys = Field(
+        None,
+        alias="out",
+        description="key it writes; a list takes a sequence apart; null: its name",
+    )
+    in_training: bool = Field(True, alias="train", description="takes part in training")
+    in_evaluation: bool = Field(True, alias="eval", description="takes part in evaluation")
+    overwrite: bool = Field(False, description="may write a key that is there already")
+
+
+class LossConfig(Windowed):
+    """A loss; the step's total is the sum of its losses, each times its weight."""
+
+    weight: Number = Field(1.0, description="a number or a schedule")
+    closed: Literal["skip", "zero"] = Field(
+        "skip", description="outside its window: not computed, or computed and multiplied by 0"
+    )
+
+
+class StepConfig(Block):
+    """What happens with a batch: injectors, losses, backward, strategy. Steps run in order."""
+
+    type: str | None = Field(
+        None, description="import path of a Python function or a `step_op` class instead of a step"
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of that class; only with `type`"
+    )
+    training: Names = Field(default_factory=list, description="networks it trains")
+    injectors: Annotated[dict[str, InjectorConfig], BeforeValidator(_without_nulls)] = Field(
+        default_factory=dict, description="by name, in order"
+    )
+    losses: Annotated[dict[str, LossConfig], BeforeValidator(_without_nulls)] = Field(
+        default_factory=dict, description="by name"
+    )
+    optimizer: Annotated[StrategyConfig | None, BeforeValidator(_named)] = Field(
+        None, description="in the place of the default one"
+    )
+    after: StepIndex = Field(0, description="first step at which it runs")
+    before: StepIndex | None = Field(None, description="last step at which it runs")
+    every: Count = Field(1, description="each n-th step")
+    requires: Names = Field(default_factory=list, description="skip it where a key is not there")
+    accumulate: Count = Field(1, description="pieces a batch is cut into, one backward each")
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradients")
+    keep: Names = Field(default_factory=list, description="keys whose graph later steps may use")
+    step_outputs: Names | None = Field(
+        None, description="the only keys that outlive the step; null: all it writes"
+    )
+
+
+class ImagesConfig(Block):
+    """Pictures of keys of the state, as PNG and in TensorBoard."""
+
+    every: Count = Field(500, description="steps between them")
+    keys: Names = Field(description="keys of the state")
+    layout: Literal["CHW", "HWC", "HW"] = Field("CHW", description="axes of one image")
+    range: tuple[float, float] = Field((0.0, 1.0), description="values of black and of white")
+    count: Count = Field(64, description="images of a batch, at most")
+
+
+class LogConfig(Block):
+    """What is written, and when: at steps 0, 1, 2, 4, 8, … up to `every`, then each `every`."""
+
+    every: Count = Field(50, description="steps")
+    growth: float | None = Field(
+        2, gt=1, description="factor between the first steps; null: only each `every`"
+    )
+    progress: bool = Field(True, description="a progress bar on a terminal")
+    tensorboard: bool = Field(True, description="TensorBoard events")
+    csv: bool = Field(True, description="log.csv and log.jsonl")
+    images: ImagesConfig | None = Field(None, description="pictures")
+
+
+class ValidateConfig(Block):
+    """When the split `validation` is evaluated."""
+
+    every_epochs: Count | None = Field(1, description="epochs; null for never")
+    every_steps: Count | None = Field(None, description="steps; null for never")
+
+
+class CheckpointConfig(Block):
+    """When checkpoints are written, and which are kept."""
+
+    every_epochs: Count | None = Field(1, description="epochs; null for never")
+    every_steps: Count | None = Field(None, description="steps; null for never")
+    keep_best: StepIndex = Field(1, description="how many of the best")
+    keep_last: Count = Field(1, description="how many of the last")
+    monitor: str | None = Field(
+        None, description="logged value that tells the best; null: the first loss of the validation"
+    )
+    mode: Literal["min", "max"] = Field("min", description="which end of it is best")
+    on_exception: bool = Field(True, description="also when a run fails")
+
+
+class EmaConfig(Block):
+    """A moving average of the networks, updated after each step, used for evaluation."""
+
+    rate: float = Field(0.999, gt=0, lt=1, description="share that stays")
+
+
+class TrainConfig(Block):
+    """How long to train: whichever comes first."""
+
+    max_epochs: Count | None = Field(10, description="epochs; null for no limit")
+    max_steps: Count | None = Field(None, description="steps; null for no limit")
+
+
+class Config(Block):
+    """A whole config."""
+
+    run: RunConfig = Field(
+        default_factory=lambda: RunConfig.model_validate({}), description="the run's folder"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order of the data and noise")
+    device: Annotated[str, BeforeValidator(_is_device)] = Field(
+        "cpu", description="auto, cpu, cuda or cuda:0; auto takes a GPU if there is one"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of autocast; float16 with a gradient scaler"
+    )
+    data: Annotated[
+        dict[str, Annotated[DataConfig, BeforeValidator(_named)]],
+        BeforeValidator(_without_nulls),
+    ] = Field(description="splits by name: `train`, `validation`, your own")
+    networks: Annotated[
+        dict[str, Annotated[NetworkConfig, BeforeValidator(_named)]],
+        BeforeValidator(_without_nulls),
+    ] = Field(min_length=1, description="by name")
+    optimizer: Annotated[StrategyConfig | None, BeforeValidator(_named)] = Field(
+        None, description="of every step that names none itself"
+    )
+    steps: Annotated[dict[str, StepConfig], BeforeValidator(_without_nulls)] = Field(
+        min_length=1, description="by name, in order"
+    )
+    schedules: Annotated[dict[str, Number], BeforeValidator(_without_nulls)] = Field(
+        default_factory=dict,
+        description="values that change, by path: optimizer/<step>/lr, "
+        "losses/<step>/<loss>/weight, dni/<step>/lambda",
+    )
+    metrics: Annotated[
+        dict[str, Annotated[Typed, BeforeValidator(_named)]], BeforeValidator(_without_nulls)
+    ] = Field(default_factory=dict, description="torchmetrics by name")
+    callbacks: list[Annotated[Typed, BeforeValidator(_named)]] = Field(
+        default_factory=list, description="besides those of the blocks below"
+    )
+    log: LogConfig = Field(default_factory=lambda: LogConfig.model_validate({}), description="logs")
+    validation: ValidateConfig = Field(
+        default_factory=lambda: ValidateConfig.model_validate({}),
+        alias="validate",
+        description="validation",
+    )
+    checkpoint: CheckpointConfig = Field(
+        default_factory=lambda: CheckpointConfig.model_validate({}), description="checkpoints"
+    )
+    ema: EmaConfig | None = Field(None, description="moving average of the weights")
+    train: TrainConfig = Field(
+        default_factory=lambda: TrainConfig.model_validate({}), description="length of the training"
+    )

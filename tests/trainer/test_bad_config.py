@@ -1,0 +1,75 @@
+"""What a config gets wrong about objects is told before anything runs, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dni.trainer.cli import main
+
+FCN = Path(__file__).parents[2] / "tasks" / "mnist" / "configs" / "fcn.yaml"
+LOSS = "{type: l2, input: twice, target: logits}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "parts"),
+    [
+        ("networks/net/hiden", "[3]", ["networks/net/hiden", "Did you mean 'hidden'?"]),
+        ("networks/net/hidden", "[-3]", ["networks/net", "positive integers"]),
+        ("networks/net", "fnc", ["There is no network 'fnc'", "'fcn'"]),
+        ("networks/net", "no_such.Net", ["networks/net", "no module 'no_such'"]),
+        ("networks/net", "builtins.dict", ["made a dict"]),
+        ("data/train/type", "digts", ["data/train", "Did you mean 'digits'?"]),
+        ("data/train/splt", "x", ["data/train", "Did you mean 'split'?"]),
+        ("data/train/split", "tran", ["data/train", "Did you mean 'train'?"]),
+        ("optimizer/type", "adamm", ["optimizer", "Did you mean 'adam'?"]),
+        ("optimizer/lrr", "1", ["optimizer", "Did you mean 'lr'?"]),
+        ("optimizer", "{type: dni, lamda: 1}", ["optimizer", "Did you mean 'lambda'?"]),
+        ("optimizer", "null", ["steps/classify", "no optimizer"]),
+        ("steps/classify/training", "nt", ["Did you mean 'net'?"]),
+        ("steps/classify/losses/ce/type", "cros_entropy", ["'cross_entropy'"]),
+        ("steps/classify/losses/ce/targt", "x", ["ce/targt", "Did you mean 'target'?"]),
+        ("steps/classify/losses/ce/wieght", "2", ["ce/wieght", "Did you mean 'weight'?"]),
+        ("steps/classify/losses/ce/target", "labl", ["reads 'labl'", "Did you mean 'label'?"]),
+        ("steps/classify/losses", "{ce: null}", ["steps/classify", "no loss"]),
+        ("steps/classify/losses/ce", "{type: l2, input: logits}", ["ce", "`target` is missing"]),
+        ("steps/classify/injectors/forward/type", "cal", ["'call'"]),
+        ("steps/classify/injectors/forward/netwrk", "n", ["Did you mean 'network'?"]),
+        ("steps/classify/injectors/forward/network", "nt", ["Did you mean 'net'?"]),
+        ("steps/classify/injectors/forward/network", "null", ["`network`"]),
+        ("steps/classify/injectors/forward/in", "imag", ["reads 'imag'", "'image'"]),
+        ("steps/classify/injectors/forward/out", "label", ["writes 'label'", "the data"]),
+        (
+            "steps/again",
+            "{injectors: {f: {type: call, network: net, in: image, out: logits}}}",
+            ["writes 'logits'", "injector 'forward' of step 'classify'", "overwrite: true"],
+        ),
+        ("metrics/accuracy/type", "acuracy", ["metrics", "'accuracy'"]),
+        ("metrics/accuracy/target", "labl", ["metrics/accuracy/target", "'label'"]),
+        ("callbacks", "[early_stoping]", ["callbacks/0", "'early_stopping'"]),
+        ("callbacks", "[{type: early_stopping, monitr: x}]", ["monitr", "Did you mean 'monitor'?"]),
+        ("callbacks", "[early_stopping]", ["callbacks/0", "`monitor` is missing"]),
+        ("schedules/optimizer/clasify/lr", "0.1", ["'classify'"]),
+        ("schedules/optimizer/classify/lr", "{rmp: [0, 1, 2, 3]}", ["'ramp'"]),
+        ("steps/classify/type", "no_such.step", ["steps/classify", "no module 'no_such'"]),
+        ("device", "cuda:99", ["'cuda:99' is not there", "auto"]),
+    ],
+)
+def test_it_is_told_in_one_line(path, value, parts, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["-t", f"--{path}", value, "--log/tensorboard", "false"]
+    assert main(["run", "-b", str(FCN), *words]) == 2
+    told = capsys.readouterr().err
+    for part in parts:
+        assert part in told
+    assert "Traceback" not in told
+
+
+def test_a_wrong_checkpoint_monitor_is_told_with_the_right_one(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["-t", "--checkpoint/monitor", "validation/acuracy", "--log/tensorboard", "false"]
+    assert main(["run", "-b", str(FCN), *words, "--train/max_epochs", "1"]) == 2
+    told = capsys.readouterr().err
+    assert "Did you mean 'validation/accuracy'?" in told
+    assert "Traceback" not in told
