@@ -67,6 +67,14 @@ def parameters_after(example: str, *, epochs: int) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in kept.items()}
 
 
+def test_the_example_of_choosing_runs() -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(compile(example, "choosing.md", "exec"), names)
+    assert names["net"].updates == 1
+
+
 def test_pins_lie_in_the_ranges() -> None:
     try:
         required = [Requirement(text) for text in metadata.requires("torch-dni") or []]
