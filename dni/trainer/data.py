@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.utils.data import (
 
 from ..errors import ConfigError, did_you_mean
 from .datasets import Tensors
+from .randomness import seed_all
 from .registry import DATA
 
 Batch = dict[str, Any]
@@ -200,9 +200,7 @@ class _Seeded(Dataset[Any]):
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, index: int) -> Any:
-        seed = _mixed(self.seed, index)
-        torch.manual_seed(seed)
-        random.seed(seed)
+        seed_all(_mixed(self.seed, index))
         return self.dataset[index]
 
 

@@ -55,8 +55,8 @@ def margin(scores: Tensor, label: Tensor, *, gap: float = 1.0) -> Tensor:
 
 
 def shift(image: Tensor, *, by: int = 1) -> Tensor:
-    """Images moved to the right, around the edge."""
-    return image.roll(by, dims=-1)
+    """Images moved to the left or right at random, around the edge, by so many pixels at most."""
+    return image.roll(int(torch.randint(-by, by + 1, ())), dims=-1)
 
 
 class Robustness(Phase):
@@ -67,5 +67,7 @@ class Robustness(Phase):
     def step(self, trainer: Any, batch: State) -> None:
         """One batch."""
         net = trainer.networks["net"]
-        same = net(batch.image).argmax(1) == net(shift(batch.image)).argmax(1)
+        # The metrics of the config read `scores`.
+        batch.scores = net(batch.image)
+        same = batch.scores.argmax(1) == net(batch.image.roll(1, dims=-1)).argmax(1)
         trainer.shared.setdefault("same", []).append(same.float().mean())
