@@ -16,6 +16,7 @@ from dni import (
     Conv2dDNI,
     CriticDNI,
     DNINetwork,
+    LabelFreeCriticDNI,
     LinearBatchNormDNI,
     LinearDNI,
     LinearSigmoidDNI,
@@ -132,6 +133,12 @@ TABLE = {
         {"criterion": nn.functional.mse_loss, "num_layers": 1},
         contexts=(True,),
     ),
+    **{
+        f"LabelFreeCriticDNI-{layers}": Row(
+            LabelFreeCriticDNI, {"num_layers": layers}, contexts=(True,)
+        )
+        for layers in (0, 1)
+    },
 }
 
 every_synthesizer = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)

@@ -21,6 +21,7 @@ ORDER = [
     "synthesizers.conv",
     "synthesizers.recurrent",
     "synthesizers.critic",
+    "synthesizers.label_free",
     "synthesizers.choose",
     "synthesizers",
     "closed_form",

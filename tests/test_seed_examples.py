@@ -277,7 +277,8 @@ def test_a_star_import_brings_exactly_the_public_names() -> None:
     exec("from dni import *", names)
     del names["__builtins__"]
     classes = (
-        "DNI DNINetwork LinearDNI LinearSigmoidDNI LinearBatchNormDNI RNNDNI Conv2dDNI CriticDNI"
+        "DNI DNINetwork LinearDNI LinearSigmoidDNI LinearBatchNormDNI RNNDNI Conv2dDNI CriticDNI "
+        "LabelFreeCriticDNI"
     )
     errors = (
         "DNIError ConfigError SiteError ShapeError ContextError AttachmentError CheckpointError"

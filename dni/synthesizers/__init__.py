@@ -7,6 +7,7 @@ from .choose import layout_of as layout_of
 from .choose import resolve as resolve
 from .conv import Conv2dDNI as Conv2dDNI
 from .critic import CriticDNI as CriticDNI
+from .label_free import LabelFreeCriticDNI as LabelFreeCriticDNI
 from .linear import LinearBatchNormDNI as LinearBatchNormDNI
 from .linear import LinearDNI as LinearDNI
 from .linear import LinearSigmoidDNI as LinearSigmoidDNI

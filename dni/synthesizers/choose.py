@@ -17,6 +17,7 @@ from ..errors import ConfigError, did_you_mean
 from .base import DNINetwork
 from .conv import Conv2dDNI
 from .critic import CriticDNI
+from .label_free import LabelFreeCriticDNI
 from .linear import LinearBatchNormDNI, LinearDNI, LinearSigmoidDNI
 from .recurrent import RNNDNI
 
@@ -30,6 +31,7 @@ SYNTHESIZERS: dict[str, type[DNINetwork]] = {
     "rnn": RNNDNI,
     "conv2d": Conv2dDNI,
     "critic": CriticDNI,
+    "label_free_critic": LabelFreeCriticDNI,
 }
 
 
