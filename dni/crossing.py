@@ -115,7 +115,7 @@ class Crossing:
         silent = [site for site in self.sites if site not in self._called]
         if silent and not self._is_compiled:
             warnings.warn(
-                f"No interface at {', '.join(map(repr, silent))}: the network did not call "
+                f"No interface at {', '.join(map(named, silent))}: the network did not call "
                 "these modules on its first training pass (a functional call of their weights "
                 "does not count), so they learn from the gradient that reaches them.",
                 DNIWarning,
@@ -195,17 +195,17 @@ class Crossing:
         if isinstance(module, nn.RNNBase):
             carriers = carriers[:1]  # the state after the last step belongs to temporal interfaces
         context = self._context_at(site)
-        named = []
+        crossing = []
         for number, index in enumerate(carriers):
             if leaves[index].requires_grad:
                 name = self.interfaces.name_of(site, number) if number else site
                 self._prepare(name, site, module, leaves[index])
                 self._prepare_ahead(name, leaves[index])
-                named.append((name, index))
+                crossing.append((name, index))
         if self._is_unlocked():
-            self._cross_unlocked(module, leaves, named, context)
+            self._cross_unlocked(module, leaves, crossing, context)
         else:
-            for name, index in named:
+            for name, index in crossing:
                 leaves[index] = self._cross(name, leaves[index], context)
         return leaves
 
@@ -254,17 +254,17 @@ class Crossing:
         self,
         module: nn.Module,
         leaves: list[Any],
-        named: list[tuple[SiteName, int]],
+        crossing: list[tuple[SiteName, int]],
         context: Tensor | None,
     ) -> None:
         """Let the module learn now; its graph ends here, so its other outputs are detached."""
         assert self.updates.unlock is not None
-        outputs = [(self.interfaces[name], leaves[index]) for name, index in named]
+        outputs = [(self.interfaces[name], leaves[index]) for name, index in crossing]
         if not outputs:
             return
         copies = self.updates.unlock.cross(outputs, context, train=self.updates.trains_synthesizers)
         self.updates.step_module(module)
-        handed_on = dict(zip((index for _, index in named), copies, strict=True))
+        handed_on = dict(zip((index for _, index in crossing), copies, strict=True))
         for index, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 leaves[index] = handed_on.get(index, leaf.detach())
