@@ -20,6 +20,7 @@ from .synthesizers import (
     LinearDNI,
     LinearSigmoidDNI,
 )
+from .temporal import TemporalDNI
 from .wrapper import DNI
 
 # `from dni import *`, which the package's users know, is not to bring the submodules with it.
@@ -41,6 +42,7 @@ __all__ = [
     "LinearSigmoidDNI",
     "ShapeError",
     "SiteError",
+    "TemporalDNI",
 ]
 
 __version__ = "0.1.0"

@@ -121,13 +121,13 @@ def check(expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def check_training_state(
-    state: Mapping[str, Any], optimizer: Optimizer, *, trains_synthesizers: bool
+    state: Mapping[str, Any], optimizer: Optimizer | None, *, trains_synthesizers: bool
 ) -> None:
     """Refuse a training state that lacks a part or is for other optimizers.
 
     Args:
         state: What ``training_state()`` gave.
-        optimizer: Optimizer of the network it is to be loaded into.
+        optimizer: Optimizer of the network it is to be loaded into, if the wrapper has one.
         trains_synthesizers: Whether the wrapper it is to be loaded into trains synthesizers.
 
     Raises:
@@ -146,6 +146,14 @@ def check_training_state(
                 "The state was saved with `train_synthesizers=False`, so it has no optimizer for "
                 "them; pass the same here, or load `state['model']` with `load_state_dict`."
             )
+    if (optimizer is None) != (state["optimizer"] is None):
+        has, lacks = ("state", "wrapper") if optimizer is None else ("wrapper", "state")
+        raise CheckpointError(
+            f"The {has} has an optimizer of the network, the {lacks} has none; pass the `optim` "
+            "it had when it was saved. Nothing was loaded."
+        )
+    if optimizer is None:
+        return
     check_settings("optimizer", state["optimizer"], optimizer)
     here = [len(group["params"]) for group in optimizer.param_groups]
     there = [len(group["params"]) for group in state["optimizer"]["param_groups"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -16,6 +17,7 @@ from .errors import ConfigError, DNIError, ShapeError, SiteError, named
 from .foresight import Closed, Foresight, Predicted
 from .synthesizers.base import DNINetwork
 from .synthesizers.choose import Layout, takes_context
+from .synthesizers.recurrent import RNNDNI
 
 
 class Statistics(TypedDict):
@@ -53,6 +55,8 @@ class Interface(nn.Module):
         options: Further arguments of the synthesizer.
         context_size: Number of context features, ``None`` for none.
         scale_targets: Whether to work in units of ρ; if not, ρ is 1.
+        is_per_step: Whether the site is a cell, called once per time step: a recurrent
+            synthesizer then carries its hidden state from call to call of one forward pass.
 
     Raises:
         ConfigError: The synthesizer does not take these arguments or cannot serve this layout.
@@ -74,9 +78,11 @@ class Interface(nn.Module):
         options: dict[str, Any] | None = None,
         context_size: int | None = None,
         scale_targets: bool = True,
+        is_per_step: bool = False,
     ) -> None:
         super().__init__()
         self.site = site
+        self.is_per_step = is_per_step
         self.layout = layout
         self.context_size = context_size
         self.scale_targets = scale_targets
@@ -109,6 +115,7 @@ class Interface(nn.Module):
         self.register_buffer("mix", torch.ones((), dtype=torch.float32), persistent=False)
         self.mode = TRUE
         self._heard: Tensor | None = None
+        self._hidden: tuple[Callable[[], object], Any] | None = None
         self._place = self._placement()
 
     def _placement(self) -> tuple[torch.device, torch.dtype | None]:
@@ -179,7 +186,7 @@ class Interface(nn.Module):
                 record=record,
             )
         with torch.set_grad_enabled(train):
-            prediction = self.predict(activation.detach(), context)
+            prediction = self.predict(activation.detach(), context, record)
         if loss_scale is not None:
             scale, inverse_scale = scale * loss_scale, inverse_scale / loss_scale
         return propagate(
@@ -229,12 +236,15 @@ class Interface(nn.Module):
             prediction = self.predict(activation, context)
         return Predicted(prediction)
 
-    def predict(self, activation: Tensor, context: Tensor | None = None) -> Tensor:
+    def predict(
+        self, activation: Tensor, context: Tensor | None = None, record: Pass | None = None
+    ) -> Tensor:
         """The synthetic gradient in units of the scale.
 
         Args:
             activation: Detached output of the site. Shape ``[*]``.
             context: Features of the context.
+            record: The forward pass this call belongs to, if the call is one of its steps.
 
         Returns:
             The prediction. Shape ``[*]``.
@@ -245,15 +255,19 @@ class Interface(nn.Module):
         """
         moved = self.axis != self.layout.axis and activation.dim() > 2
         seen = activation.movedim(self.layout.axis, -1) if moved else activation
-        arguments: tuple[Any, ...] = (None,)
+        is_step = self.is_per_step and isinstance(self.synthesizer, RNNDNI)
+        hidden = self._carried(record, len(seen)) if is_step else None
+        arguments: tuple[Any, ...] = (hidden,)
         batch_axis = self.layout.batch_axis
         if context is not None and self.wants_context:
             if self.axis == -1:
                 context = aligned(context, seen.shape, site=self.site, batch_axis=batch_axis)
-            arguments = (None, context)
+            arguments = (hidden, context)
         elif context is not None and self.context_size is not None:
             seen = conditioned(seen, context, site=self.site, axis=self.axis, batch_axis=batch_axis)
-        prediction = self._synthesize(seen, *arguments)
+        prediction, hidden = self._synthesize(seen, *arguments)
+        if is_step and record is not None:
+            self._hidden = weakref.ref(record), hidden
         if self.in_gradient_units:
             prediction = prediction * self.inverse_scale
         prediction = prediction.movedim(-1, self.layout.axis) if moved else prediction
@@ -265,13 +279,21 @@ class Interface(nn.Module):
             )
         return prediction
 
-    def _synthesize(self, seen: Tensor, *arguments: Any) -> Tensor:
+    def _carried(self, record: Pass | None, batch: int) -> Any:
+        """The hidden state after the call before this one in the same pass and batch."""
+        if record is None or self._hidden is None or self._hidden[0]() is not record:
+            return None
+        hidden = self._hidden[1]
+        first = hidden[0] if isinstance(hidden, tuple) else hidden
+        return hidden if first.shape[1] == batch else None
+
+    def _synthesize(self, seen: Tensor, *arguments: Any) -> tuple[Tensor, Any]:
         """Call the synthesizer; a failure names the site."""
         if torch.compiler.is_compiling():
-            compiled: Tensor = self.synthesizer(seen, *arguments)[0]
+            compiled: tuple[Tensor, Any] = self.synthesizer(seen, *arguments)
             return compiled
         try:
-            prediction, _ = self.synthesizer(seen, *arguments)
+            prediction, hidden = self.synthesizer(seen, *arguments)
         except (torch.OutOfMemoryError, DNIError):
             raise
         except Exception as err:
@@ -287,7 +309,7 @@ class Interface(nn.Module):
                 f"The synthesizer `{type(self.synthesizer).__name__}` at {named(self.site)} "
                 f"returned a {type(prediction).__name__} as gradient; a tensor is needed."
             )
-        return prediction
+        return prediction, hidden
 
     def hear(self, sums: Tensor) -> None:
         """Add to what the meter has gathered. Shape of ``sums``: ``[5]``."""
@@ -322,6 +344,9 @@ class Interface(nn.Module):
             synthetic_norm=math.sqrt(synthetic / weight),
             scale=scale,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hidden": None}  # graphs are not copied
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a wrapper needs to make this interface again before any forward pass."""

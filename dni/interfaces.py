@@ -178,6 +178,7 @@ class Interfaces(nn.Module):
                 options=options,
                 context_size=self.context_size,
                 scale_targets=self.scale_targets,
+                is_per_step=isinstance(module, nn.RNNCellBase),
             )
         interface.to(device=like.device, dtype=like.dtype)
         interface.train(self.training)

@@ -44,7 +44,7 @@ class Updates:
     Args:
         network: The user's network.
         interfaces: Its interfaces; every new one has to be given to `adopt`.
-        optimizer: Optimizer of the network.
+        optimizer: Optimizer of the network; ``None`` where the user steps the network.
         grad_optim: What makes the optimizer of the synthesizers.
         grad_lr: Its learning rate.
         is_automatic: Whether the end of a backward pass makes an update by itself.
@@ -65,7 +65,7 @@ class Updates:
         self,
         network: nn.Module,
         interfaces: Interfaces,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         *,
         grad_optim: OptimizerSpec,
         grad_lr: float,
@@ -227,10 +227,13 @@ class Updates:
             self._gradients_are_used = False
             for parameter in self.network.parameters():
                 parameter.grad = None
+            if self.optimizer is not None:  # an instance may have more, the layers around it say
+                for parameter in parameters_of(self.optimizer):
+                    parameter.grad = None
 
     def _drop_gradients(self) -> None:
         """Forget what a backward pass left behind that raised half way."""
-        if self.is_automatic:
+        if self.is_automatic and self.optimizer is not None:
             self._gradients_are_used = True
             self.clear_used()
         if self.synthesizer_optimizer is not None:
@@ -247,12 +250,12 @@ class Updates:
         self._handles.append(self._backward_end.listen(interface.meter))
         if not self.trains_synthesizers:
             self._made_as[name] = version_of(interface.synthesizer)
-        self._optimize(name, interface.synthesizer)
+        self.optimize(name, interface.synthesizer)
 
     def adopt_activation(self, name: SiteName) -> None:
         """Optimize the network that predicts an activation, with the synthesizers."""
         assert self.activations is not None
-        self._optimize(name + ACTIVATION, self.activations[name])
+        self.optimize(name + ACTIVATION, self.activations[name])
 
     def untrained(self) -> list[SiteName]:
         """The frozen synthesizers that are still as they were made: nobody wrote to them."""
@@ -262,7 +265,8 @@ class Updates:
             if made_as > 0 and version_of(self.interfaces[name].synthesizer) == made_as
         ]
 
-    def _optimize(self, name: str, module: nn.Module) -> None:
+    def optimize(self, name: str, module: nn.Module) -> None:
+        """Train a module with the synthesizers, by their optimizer."""
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters or not self.trains_synthesizers:
             return
@@ -332,7 +336,7 @@ class Updates:
 
     def _update(self) -> None:
         self._is_due = False
-        self._gradients_are_used = True
+        self._gradients_are_used = self.optimizer is not None
         self.step()
 
     def flush(self) -> None:
@@ -344,7 +348,7 @@ class Updates:
 
     def step(self, *, network: bool = True, synthesizers: bool = True) -> None:
         """Step the optimizers; the synthesizers' gradients are cleared, the network's stay."""
-        if network:
+        if network and self.optimizer is not None:
             self._clip(self.optimizer)
             self.optimizer.step()
         if synthesizers:
@@ -357,7 +361,7 @@ class Updates:
         """Step a module whose gradients are complete, ahead of the end of backward."""
         self.draw.clear_idle()
         parameters = [p for p in module.parameters() if p.grad is not None]
-        if not self.is_automatic or not parameters:
+        if not self.is_automatic or not parameters or self.optimizer is None:
             return
         with only(self.optimizer, parameters):
             self._clip(self.optimizer)
@@ -379,7 +383,8 @@ class Updates:
                 torch._foreach_div_(grads, passes)
             self._clip(optimizer)
             optimizer.step()
-        optimizer.zero_grad()
+        for parameter in parameters_of(optimizer):
+            parameter.grad = None
 
     def _absorb(self) -> list[Any]:
         """Bring the running statistics up to date; per device, whether they were finite."""

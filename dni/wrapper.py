@@ -56,7 +56,8 @@ class DNI(nn.Module):
             network itself is the only one (``False``).
         gpu_id: -1 leaves devices alone; another number moves the network to that GPU.
         lambda_: The same as ``λ``, for keyboards without it.
-        sites: Which modules are sites instead: names, types, or a predicate on name and module.
+        sites: Which modules are sites instead: names (also patterns: ``"block*"``), types, or a
+            predicate on name and module.
         skip_last_layer: The site that is called last keeps its true gradient. Which one that is
             shows on the first training pass, which therefore runs at λ = 1.
         context_size: Number of classes or features of the context; synthesizers then need one.
@@ -270,7 +271,9 @@ class DNI(nn.Module):
     @property
     def optimizer(self) -> Optimizer:
         """Optimizer of the network."""
-        return self._updates.optimizer
+        optimizer = self._updates.optimizer
+        assert optimizer is not None
+        return optimizer
 
     @property
     def synthesizer_optimizer(self) -> Optimizer | None:
