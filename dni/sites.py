@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -31,7 +32,8 @@ def find_sites(
         recursive: Every leaf module with trainable parameters (``True``), or the network itself
             (``False``; its name is the empty string).
         sites: Names, types or a predicate that choose instead; blocks may be named as well as
-            leaves. A shared module is one site, under its first name.
+            leaves. In a name ``*``, ``?`` and ``[...]`` stand for any characters but a dot. A
+            shared module is one site, under its first name.
 
     Returns:
         Modules by dotted name, in the order of ``network.named_modules()``.
@@ -111,10 +113,11 @@ def _chosen_sites(network: nn.Module, sites: SiteSpec) -> dict[SiteName, nn.Modu
 def _named(modules: dict[str, nn.Module], wanted: object) -> set[str]:
     """Names of the modules that one entry of ``sites`` chooses; it must choose at least one."""
     if isinstance(wanted, str):
-        if wanted not in modules:
+        found = {wanted} & set(modules) or {name for name in modules if _fits(name, wanted)}
+        if not found:
             hint = did_you_mean(wanted, (name for name in modules if name))
             raise SiteError(f"`sites` names {wanted!r}, which is no module of the network.{hint}")
-        return {wanted}
+        return found
     if isinstance(wanted, type) and issubclass(wanted, nn.Module):
         found = {name for name, m in modules.items() if isinstance(m, wanted)}
         if not found:
@@ -122,6 +125,11 @@ def _named(modules: dict[str, nn.Module], wanted: object) -> set[str]:
             raise SiteError(f"`sites` names {wanted.__name__}, but the network has none.{hint}")
         return found
     raise ConfigError(f"`sites` contains {wanted!r}; a dotted name or a module type is needed.")
+
+
+def _fits(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("."), pattern.split(".")
+    return name != "" and len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def escape(site: SiteName) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from dni import DNI
+from dni.errors import SiteError
 from dni.sites import escape, find_sites, unescape
 
 AWKWARD = [
@@ -88,6 +89,23 @@ def test_a_parametrized_module_is_a_leaf() -> None:
 )
 def test_sites_may_be_names_types_or_a_predicate(sites: Any, expected: list[str]) -> None:
     assert list(find_sites(network(), sites=sites)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["body", "tail"]),
+        ("body.*", ["body.0", "body.1", "body.2"]),
+        ("b?dy.[01]", ["body.0", "body.1"]),
+    ],
+)
+def test_a_pattern_names_modules_of_one_level(pattern: str, expected: list[str]) -> None:
+    assert list(find_sites(network(), sites=pattern)) == expected
+
+
+def test_a_pattern_that_fits_nothing_is_told() -> None:
+    with pytest.raises(SiteError, match=r"names 'bdy\*', which is no module"):
+        find_sites(network(), sites=["bdy*"])
 
 
 def test_blocks_inside_chosen_blocks_each_have_an_interface() -> None:

@@ -1,10 +1,15 @@
 """The trainer: steps, phases, events, callbacks and strategies, built from a config or in code."""
 
 # Each of these also enters its classes into the registries.
+from . import backprop as backprop
+from . import curves as curves
+from . import dni_strategy as dni_strategy
 from . import gan_losses as gan_losses
+from . import image_losses as image_losses
 from . import injectors as injectors
 from . import losses as losses
 from . import networks as networks
+from . import tensor_injectors as tensor_injectors
 from .data import Source, make_source
 from .datasets import Tensors
 from .events import Callback, CancelEpoch, CancelFit, CancelStep, throttle

@@ -1,4 +1,4 @@
-"""The command ``dni``: run, plot, list and doctor."""
+"""The command ``dni``: run, eval, plot, list and doctor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NoReturn
 from ..errors import ConfigError, DNIError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-_SHORT = ("run", "plot", "list", "doctor")
+_SHORT = ("run", "eval", "plot", "list", "doctor")
 
 _TOP = """\
 Trains PyTorch networks from configs, by backpropagation or by synthetic gradients.
@@ -21,6 +21,7 @@ Trains PyTorch networks from configs, by backpropagation or by synthetic gradien
   dni run -n demo -b base.yaml dni.yaml -t       the same by what dni.yaml changes
   dni run --resume runs/<time>_demo              evaluate it
   dni run --resume runs/<time>_demo -t           go on training where it ended
+  dni eval runs/<time>_demo -c module:function   a function on what an evaluation stored
   dni plot runs/<time>_demo                      curves, and heat maps of its synthesizers
   dni list                                       what a config can name, with arguments
   dni doctor                                     versions, devices, what does not fit
@@ -65,13 +66,21 @@ def make_parser() -> argparse.ArgumentParser:
         made.add_argument("--debug", "-d", action="store_true", help="show where an error arose")
         return made
 
-    from .commands import doctor, listing, plotting, running
+    from .commands import doctor, evaluating, listing, plotting, running
 
     running.add_arguments(
         command(
             "run",
             "train (-t) or evaluate what a config describes",
             description=running.DESCRIPTION,
+            epilog=_EXIT_CODES,
+        )
+    )
+    evaluating.add_arguments(
+        command(
+            "eval",
+            "call functions on the stored outputs of a run",
+            description=evaluating.DESCRIPTION,
             epilog=_EXIT_CODES,
         )
     )
@@ -147,13 +156,13 @@ def main(words: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     parser = make_parser()
     overrides: list[tuple[str, str]] = []
-    if words[:1] == ["run"]:
-        from .commands.running import FLAGS
+    if words[:1] in (["run"], ["eval"]):
+        from .commands import evaluating, running
 
-        words, overrides = split_overrides(words, FLAGS)
+        flags = running.FLAGS if words[0] == "run" else evaluating.FLAGS
+        words, overrides = split_overrides(words, flags)
     options = parser.parse_args(words)
-    if options.command == "run":
-        options.overrides = overrides
+    options.overrides = overrides
     call = options.call
     code: int = call(options)
     return code

@@ -129,6 +129,18 @@ class Source:
         else:
             yield from map(self._named, self._loader(epoch, [p.tolist() for p in parts]))
 
+    def order(self, epoch: int, *, training: bool = False) -> Tensor | None:
+        """Which samples an epoch consists of, in their order.
+
+        Returns:
+            Numbers of samples ``[N]``; ``None`` for an iterable of batches, which has none.
+
+        Example:
+            >>> Source(Tensors(x=torch.zeros(3))).order(0)
+            tensor([0, 1, 2])
+        """
+        return self._order(epoch, training)[: self._end(training)] if self.is_map else None
+
     def peek(self) -> Batch:
         """The first batch of the first epoch, for checks before a run.
 

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,9 +34,10 @@ from .events import (
 )
 from .phases import Phase
 from .randomness import random_state, seed_all, set_random_state
-from .schedules import Schedule, Target
+from .schedules import Schedule
 from .signals import noted_signals
 from .state import State
+from .targets import Target
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -76,6 +78,8 @@ class Loop:
                     trainer.stop_reason = self._finished() or self._epoch()
             except CancelFit as cancel:
                 trainer.stop_reason = cancel.reason
+                if trainer.raise_on_cancel:
+                    raise
             except BaseException as error:
                 trainer.stop_reason = f"{type(error).__name__}: {error}"
                 self._tell(error)
@@ -128,7 +132,8 @@ class Loop:
 
     def _epoch(self) -> str | None:
         """Run what is left of an epoch; tell why the fit ends, if it does."""
-        phases, counters = self._training_phases(), self.trainer.counters
+        counters = self.trainer.counters
+        phases = self._training_phases(counters.epoch)
         before = counters.step
         while counters.phase < len(phases):
             finished = self.train(phases[counters.phase])
@@ -170,7 +175,7 @@ class Loop:
     def _close_epoch(self, phase: Phase, finished: str | None) -> None:
         """Validate and save after the last batch, if it is time or the fit ends."""
         trainer, counters = self.trainer, self.trainer.counters
-        is_last = counters.phase >= len(self._training_phases()) - 1
+        is_last = counters.phase >= len(self._training_phases(counters.epoch)) - 1
         count = counters.epoch + 1
         is_due = _due(trainer.validate_epochs, count) or finished is not None
         if is_last and is_due and self._validated_at != counters.step:
@@ -271,7 +276,7 @@ class Loop:
 
     def _validate_all(self) -> None:
         for phase in self.trainer.phases:
-            if not phase.training:
+            if not phase.training and phase.when.fires(self.trainer.counters.epoch):
                 self.validate(phase)
         self._validated_at = self.trainer.counters.step
 
@@ -302,22 +307,21 @@ class Loop:
 
     def _validate_batches(self, phase: Phase, source: Source) -> None:
         for self.trainer.batch, batch in enumerate(source.batches(0)):
-            try:
+            with suppress(CancelStep):
                 self._do(phase, batch)
-            except CancelStep:
-                continue
             if self._break is not None and not isinstance(self._break, CancelFit):
                 raise self._break
 
     # -- both --------------------------------------------------------------------------------
 
-    def _training_phases(self) -> list[Phase]:
+    def _training_phases(self, epoch: int | None = None) -> list[Phase]:
+        """The phases that train, at all or in an epoch."""
         training = [phase for phase in self.trainer.phases if phase.training]
         if not training:
             raise ConfigError(
                 f"None of the phases {self.trainer.phases} trains; give one that does."
             )
-        return training
+        return [phase for phase in training if epoch is None or phase.when.fires(epoch)]
 
     def _source(self, phase: Phase) -> Source:
         source = self.trainer.data.get(phase.split)

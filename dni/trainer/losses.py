@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ConfigError, did_you_mean
@@ -56,13 +56,26 @@ class Pair(Loss):
 def _same_shape(input: Tensor, target: Tensor, name: str) -> None:
     if input.shape != target.shape:
         raise ConfigError(
-            f"The loss {name!r} was given an input of shape {tuple(input.shape)} and a target of "
+            f"The loss `{name}` was given an input of shape {tuple(input.shape)} and a target of "
             f"shape {tuple(target.shape)}; the same shape is needed."
         )
 
 
+class Distance(Pair):
+    """A loss of an ``input`` against a ``target`` of the same shape."""
+
+    def distance(self, input: Tensor, target: Tensor) -> Tensor:
+        """Shapes ``[B, *]`` -> ``[B]``."""
+        raise NotImplementedError
+
+    def instances(self, *, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        """Shapes ``[B, *]`` -> ``[B]``."""
+        _same_shape(input, target, type(self).__name__)
+        return self.distance(input, target)
+
+
 @LOSSES.register("l1")
-class L1(Pair):
+class L1(Distance):
     r"""Mean absolute difference, :math:`\frac1D \sum_d |x_{bd} - y_{bd}|`.
 
     Example:
@@ -70,29 +83,26 @@ class L1(Pair):
         tensor([1.5000])
     """
 
-    def instances(self, *, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+    def distance(self, input: Tensor, target: Tensor) -> Tensor:
         """Shapes ``[B, *]`` -> ``[B]``."""
-        _same_shape(input, target, "l1")
         return per_sample((input - target).abs())
 
 
 @LOSSES.register("l2")
-class L2(Pair):
+class L2(Distance):
     r"""Mean squared difference, :math:`\frac1D \sum_d (x_{bd} - y_{bd})^2`."""
 
-    def instances(self, *, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+    def distance(self, input: Tensor, target: Tensor) -> Tensor:
         """Shapes ``[B, *]`` -> ``[B]``."""
-        _same_shape(input, target, "l2")
         return per_sample((input - target).square())
 
 
 @LOSSES.register("cosine")
-class Cosine(Pair):
+class Cosine(Distance):
     r"""One minus the cosine of two vectors, :math:`1 - \hat x_b \cdot \hat y_b`."""
 
-    def instances(self, *, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+    def distance(self, input: Tensor, target: Tensor) -> Tensor:
         """Shapes ``[B, *]`` -> ``[B]``; features of a sample are one vector."""
-        _same_shape(input, target, "cosine")
         return 1 - F.cosine_similarity(input.flatten(1), target.flatten(1), dim=1)
 
 
@@ -126,13 +136,13 @@ class CrossEntropy(Pair):
     def instances(self, *, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         """The loss of each sample, a mean over further axes. Shape ``[B]``."""
         if self.kind == "binary":
-            _same_shape(input, target, "cross_entropy")
+            _same_shape(input, target, "CrossEntropy")
             target = target.to(input.dtype)
             return per_sample(F.binary_cross_entropy_with_logits(input, target, reduction="none"))
         if self.kind == "hard":
             target = target.long()
         else:
-            _same_shape(input, target, "cross_entropy")
+            _same_shape(input, target, "CrossEntropy")
         smoothing = self.label_smoothing
         return per_sample(
             F.cross_entropy(input, target, reduction="none", label_smoothing=smoothing)
@@ -205,20 +215,8 @@ class KLGaussian(Loss):
         return 0.5 * terms.flatten(1).sum(1)
 
 
-@LOSSES.register("image_gradient")
-class ImageGradient(Pair):
-    """Mean absolute difference of the horizontal and of the vertical differences of two images."""
-
-    def instances(self, *, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        """Shapes ``[B, C, H, W]`` -> ``[B]``."""
-        _same_shape(input, target, "image_gradient")
-        difference = input - target
-        across = per_sample(difference.diff(dim=-1).abs())
-        return across + per_sample(difference.diff(dim=-2).abs())
-
-
 @LOSSES.register("distillation")
-class Distillation(Pair):
+class Distillation(Distance):
     r"""KL divergence of a student from a teacher at a temperature, :math:`T^2 \, KL(p_t \| p_s)`.
 
     Args:
@@ -236,72 +234,12 @@ class Distillation(Pair):
             raise ConfigError(f"`temperature` is {temperature!r}; a number above 0 is needed.")
         self.temperature = temperature
 
-    def instances(self, *, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+    def distance(self, input: Tensor, target: Tensor) -> Tensor:
         """Shapes ``[B, C]`` -> ``[B]``."""
-        _same_shape(input, target, "distillation")
         student = (input / self.temperature).log_softmax(1)
         teacher = (target.detach() / self.temperature).log_softmax(1)
         divergence = F.kl_div(student, teacher, reduction="none", log_target=True).flatten(1)
         return divergence.sum(1) * self.temperature**2
-
-
-@LOSSES.register("perceptual")
-class Perceptual(Pair):
-    """Distance of the features that a network of the user's gives to two images.
-
-    Args:
-        input: Key of the image that learns, ``[B, *]``.
-        target: Key of the image it should look like.
-        network: Name of the network; it does not learn from this, the image does.
-        layers: Names of the modules whose outputs count; ``None`` means the network's output.
-        distance: ``"l1"`` or ``"l2"``; the mean over all features of a layer, summed over layers.
-    """
-
-    def __init__(
-        self,
-        input: str,
-        target: str,
-        network: str,
-        layers: list[str] | None = None,
-        distance: str = "l1",
-    ) -> None:
-        super().__init__(input, target)
-        if distance not in ("l1", "l2"):
-            raise ConfigError(f"`distance` is {distance!r}.{did_you_mean(distance, ['l1', 'l2'])}")
-        self.network, self.layers, self.distance = network, layers, distance
-
-    def instances(  # type: ignore[override]
-        self, *, input: Tensor, target: Tensor, network: nn.Module
-    ) -> Tensor:
-        """Shapes ``[B, *]`` -> ``[B]``."""
-        features = self._features(network, input)
-        with torch.no_grad():
-            wanted = self._features(network, target)
-        gaps = (f - w for f, w in zip(features, wanted, strict=True))
-        each = [per_sample(g.abs() if self.distance == "l1" else g.square()) for g in gaps]
-        return torch.stack(each).sum(0)
-
-    def _features(self, network: nn.Module, image: Tensor) -> list[Tensor]:
-        if self.layers is None:
-            return [network(image)]
-        known = dict(network.named_modules())
-        found: list[Tensor] = []
-        handles = []
-        for layer in self.layers:
-            if layer not in known:
-                raise ConfigError(
-                    f"`layers` names {layer!r}, no module of network {self.network!r}."
-                    f"{did_you_mean(layer, known)}"
-                )
-        try:
-            for layer in self.layers:
-                hook = lambda _m, _i, output: found.append(output)  # noqa: E731
-                handles.append(known[layer].register_forward_hook(hook))
-            network(image)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found
 
 
 class FunctionLoss(Loss):

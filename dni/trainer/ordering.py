@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError, did_you_mean
 from .events import Callback, Handler, Throttled
+from .strict import held
 
 PROVIDED = ("step", "networks", "steps", "data", "counters", "record", "phase")
 """What callbacks may read without one of them writing it: ``step/logits`` is under ``step``."""
@@ -17,15 +18,16 @@ class Callbacks:
 
     Args:
         callbacks: In any order.
+        strict: Whether one that touches what it does not declare is an error when it does so.
 
     Raises:
         ConfigError: Two write the same, one reads what nothing writes, or they wait for one
             another in a circle.
     """
 
-    def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
+    def __init__(self, callbacks: Iterable[Callback] = (), *, strict: bool = False) -> None:
         self._all: list[Callback] = []
-        self.handlers = _Handlers(self._all)
+        self.handlers = _Handlers(self._all, strict)
         self.replace(callbacks)
 
     def replace(self, callbacks: Iterable[Callback]) -> None:
@@ -72,13 +74,14 @@ class Callbacks:
 class _Handlers(dict[str, tuple[Handler, ...]]):
     """The methods that hear an event, found once and kept."""
 
-    def __init__(self, callbacks: list[Callback]) -> None:
+    def __init__(self, callbacks: list[Callback], strict: bool) -> None:
         super().__init__()
-        self._callbacks = callbacks
+        self._callbacks, self._strict = callbacks, strict
 
     def __missing__(self, event: str) -> tuple[Handler, ...]:
-        found = (getattr(callback, f"on_{event}", None) for callback in self._callbacks)
-        self[event] = handlers = tuple(handler for handler in found if handler is not None)
+        found = ((c, getattr(c, f"on_{event}", None)) for c in self._callbacks)
+        heard = [(callback, handler) for callback, handler in found if handler is not None]
+        self[event] = handlers = tuple(held(c, h) if self._strict else h for c, h in heard)
         return handlers
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .registry import PHASES
 from .state import State
+from .when import When
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -22,6 +23,8 @@ class Phase:
         name: What records and bars call it.
         training: Whether networks learn. Otherwise there is no grad, and nothing counts.
         split: Which of the trainer's data it is for.
+        when: At which epochs it runs, counted from 0; one that does not train runs whenever
+            validation does in such an epoch.
 
     Example:
         >>> class Count(Phase):
@@ -34,6 +37,7 @@ class Phase:
     name: str = "phase"
     training: bool = False
     split: str = "validation"
+    when: When = When()
 
     def step(self, trainer: Trainer, batch: State) -> None:
         """What is done with one batch; the trainer's steps, one after the other.

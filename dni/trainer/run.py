@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,30 @@ class Run:
             "checkpoint in it."
         )
 
+    @classmethod
+    def newest(cls, root: str | Path, name: str | None = None) -> Run:
+        """The run that was begun last.
+
+        Args:
+            root: Folder of all runs.
+            name: Only runs of this name; ``None``: of any.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        found = [
+            file.parent
+            for file in Path(root).glob(f"*/{CONFIG}")
+            if name is None or re.fullmatch(rf".{{19}}_{re.escape(name)}(_\d+)?", file.parent.name)
+        ]
+        if not found:
+            named = "" if name is None else f" of the name {name!r}"
+            raise ConfigError(
+                f"There is no run{named} in {root}/ to go on with; begin one with "
+                "`dni run -n NAME -b FILE -t`, or give its folder: --resume RUN."
+            )
+        return cls(max(found, key=_begun))
+
     @property
     def config(self) -> Path:
         """The resolved config."""
@@ -108,3 +133,9 @@ class Run:
                 number += 1
             self.config.rename(kept)
         self.config.write_text(text, encoding="utf-8")
+
+
+def _begun(folder: Path) -> tuple[str, int]:
+    """What orders runs: the time in their name, and the number of those of one second."""
+    number = re.search(r"_(\d+)$", folder.name)
+    return folder.name[:19], int(number[1]) if number else 1

@@ -138,6 +138,29 @@ class LossConfig(Windowed):
     )
 
 
+class LogOpConfig(Block):
+    """When `log_op` is called, and what becomes of its images."""
+
+    every: Count | None = Field(None, description="steps; null: whenever the trainer logs")
+    layout: Literal["CHW", "HWC", "HW"] = Field("HWC", description="axes of one image")
+    range: tuple[float, float] = Field(
+        (-1.0, 1.0), description="values of black and of white; of bytes 0 and 255"
+    )
+    count: Count = Field(64, description="images of a batch, at most")
+    validation_batch: bool = Field(
+        False, description="also log one batch of the split `validation` each time"
+    )
+
+
+class PhaseConfig(Typed):
+    """A phase of an epoch, of your own or the trainer's `training` and `validation`."""
+
+    split: str | None = Field(None, description="data it is for; null: what its class says")
+    after: StepIndex = Field(0, description="first epoch, from 0")
+    before: StepIndex | None = Field(None, description="last epoch; null for no end")
+    every: Count = Field(1, description="each n-th epoch, counted from `after`")
+
+
 class StepConfig(Block):
     """What happens with a batch: injectors, losses, backward, strategy. Steps run in order."""
 
@@ -147,6 +170,7 @@ class StepConfig(Block):
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="arguments of that class; only with `type`"
     )
+    log_op: LogOpConfig | None = Field(None, description="logs of a `step_op` class")
     training: Names = Field(default_factory=list, description="networks it trains")
     injectors: Annotated[dict[str, InjectorConfig], BeforeValidator(_without_nulls)] = Field(
         default_factory=dict, description="by name, in order"
@@ -162,7 +186,9 @@ class StepConfig(Block):
     every: Count = Field(1, description="each n-th step")
     requires: Names = Field(default_factory=list, description="skip it where a key is not there")
     accumulate: Count = Field(1, description="pieces a batch is cut into, one backward each")
-    clip: float | None = Field(None, gt=0, description="largest norm of the gradients")
+    clip: float | None = Field(
+        None, gt=0, description="largest norm of the gradients of each network"
+    )
     keep: Names = Field(default_factory=list, description="keys whose graph later steps may use")
     step_outputs: Names | None = Field(
         None, description="the only keys that outlive the step; null: all it writes"
@@ -186,6 +212,7 @@ class LogConfig(Block):
     growth: float | None = Field(
         2, gt=1, description="factor between the first steps; null: only each `every`"
     )
+    start: Count = Field(1, description="first of those steps after 0; 2 for 0, 2, 4, 8, …")
     progress: bool = Field(True, description="a progress bar on a terminal")
     tensorboard: bool = Field(True, description="TensorBoard events")
     csv: bool = Field(True, description="log.csv and log.jsonl")
@@ -197,6 +224,39 @@ class ValidateConfig(Block):
 
     every_epochs: Count | None = Field(1, description="epochs; null for never")
     every_steps: Count | None = Field(None, description="steps; null for never")
+
+
+class EvaluatorConfig(Typed):
+    """An evaluator; the other keys are its constructor's. Reported: `<split>/<name>/<key>`."""
+
+    split: str = Field("validation", description="data it is for")
+    every_epochs: Count | None = Field(
+        None,
+        description="at the validations that end every so many epochs, and the run; null: at all",
+    )
+    alone: bool = Field(
+        False, description="in the place of the steps, which are not run on the split"
+    )
+
+
+class EvaluationConfig(Block):
+    """What is stored of an evaluation for each example: `dni run --resume RUN`, `dni eval RUN`."""
+
+    split: str = Field("validation", description="data")
+    keys: Names | None = Field(
+        None, description="keys of the state; null: what `eval_op` of a `step_op` class gives"
+    )
+    batch_size: Count | None = Field(
+        None, description="samples in a batch when a run is evaluated; null: that of the data"
+    )
+    every_epochs: Count | None = Field(
+        None, description="also while training, at the end of every so many epochs; null: not"
+    )
+    functions: Annotated[dict[str, str], BeforeValidator(_without_nulls)] = Field(
+        default_factory=dict,
+        description="import paths by name, called on what was stored: "
+        "`function(folder, outputs, data, config)`",
+    )
 
 
 class CheckpointConfig(Block):
@@ -217,6 +277,10 @@ class EmaConfig(Block):
     """A moving average of the networks, updated after each step, used for evaluation."""
 
     rate: float = Field(0.999, gt=0, lt=1, description="share that stays")
+    every: Count = Field(1, description="steps between two updates")
+    validate_: bool = Field(
+        True, alias="validate", description="evaluate the average; false: the weights themselves"
+    )
 
 
 class TrainConfig(Block):
@@ -253,6 +317,11 @@ class Config(Block):
     steps: Annotated[dict[str, StepConfig], BeforeValidator(_without_nulls)] = Field(
         min_length=1, description="by name, in order"
     )
+    phases: dict[str, Annotated[PhaseConfig | None, BeforeValidator(_named)]] = Field(
+        default_factory=dict,
+        description="of an epoch, by name, in order; those that do not train run whenever "
+        "validation does. `train` and `validation` come last unless named; null: none",
+    )
     schedules: Annotated[dict[str, Number], BeforeValidator(_without_nulls)] = Field(
         default_factory=dict,
         description="values that change, by path: optimizer/<step>/lr, "
@@ -264,11 +333,22 @@ class Config(Block):
     callbacks: list[Annotated[Typed, BeforeValidator(_named)]] = Field(
         default_factory=list, description="besides those of the blocks below"
     )
+    strict_callbacks: bool = Field(
+        False, description="a callback that reads or writes what it does not declare is an error"
+    )
     log: LogConfig = Field(default_factory=lambda: LogConfig.model_validate({}), description="logs")
     validation: ValidateConfig = Field(
         default_factory=lambda: ValidateConfig.model_validate({}),
         alias="validate",
         description="validation",
+    )
+    evaluators: Annotated[
+        dict[str, Annotated[EvaluatorConfig, BeforeValidator(_named)]],
+        BeforeValidator(_without_nulls),
+    ] = Field(default_factory=dict, description="by name, beside or instead of validation")
+    evaluation: EvaluationConfig = Field(
+        default_factory=lambda: EvaluationConfig.model_validate({}),
+        description="stored evaluations",
     )
     checkpoint: CheckpointConfig = Field(
         default_factory=lambda: CheckpointConfig.model_validate({}), description="checkpoints"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -115,6 +116,33 @@ def detached(value: Any) -> Any:
     if isinstance(value, list | tuple | dict):
         return tree_map_only(Tensor, Tensor.detach, value)
     return value
+
+
+def joined(values: list[Any], counts: list[int]) -> Any:
+    """The values of all chunks of a batch as one.
+
+    Args:
+        values: A value for each chunk: tensors with the samples first are put after one another,
+            numbers become their weighted mean; of anything else the first one counts.
+        counts: Samples in each chunk.
+
+    Example:
+        >>> joined([torch.zeros(1), torch.ones(2)], [1, 2])
+        tensor([0., 1., 1.])
+        >>> joined([torch.tensor(0.0), torch.tensor(3.0)], [1, 2])
+        tensor(2.)
+    """
+    first = values[0]
+    if isinstance(first, Tensor) and first.dim() > 0:
+        return torch.cat(values) if first.shape[0] == counts[0] else first
+    if isinstance(first, Tensor) and first.is_floating_point():
+        weights = torch.tensor(counts, dtype=first.dtype, device=first.device) / sum(counts)
+        return (torch.stack(values) * weights).sum()
+    if isinstance(first, list | tuple):
+        return type(first)(joined(list(parts), counts) for parts in zip(*values, strict=True))
+    if isinstance(first, dict):
+        return {key: joined([value[key] for value in values], counts) for key in first}
+    return first
 
 
 def _rows(value: Any, rows: slice, size: int) -> Any:

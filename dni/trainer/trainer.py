@@ -27,6 +27,10 @@ StepLike = Callable[["Trainer", State, Phase], object]
 """A step, or a plain function with the same arguments."""
 
 
+_LASTING = ("EMA", "Evaluators")
+# Callbacks that go on where a run begins anew from the networks of another.
+
+
 class Run(Protocol):
     """The folder of a run."""
 
@@ -59,6 +63,9 @@ class Trainer:
         validate_steps: Validate every so many updates; ``None``: not by updates.
         checkpoint_epochs: The event ``checkpoint`` happens every so many epochs.
         checkpoint_steps: And every so many updates.
+        strict_callbacks: Whether a callback that reads or writes a value of the batch or of
+            ``shared`` without declaring it is an error.
+        raise_on_cancel: Whether `fit` raises a `CancelFit` instead of returning its reason.
         config: What checkpoints keep beside the state, to tell what changed.
 
     Attributes:
@@ -113,6 +120,8 @@ class Trainer:
         validate_steps: int | None = None,
         checkpoint_epochs: int | None = 1,
         checkpoint_steps: int | None = None,
+        strict_callbacks: bool = False,
+        raise_on_cancel: bool = False,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.device = torch.device(device)
@@ -128,6 +137,7 @@ class Trainer:
         self.validate_epochs, self.validate_steps = validate_epochs, validate_steps
         self.checkpoint_epochs, self.checkpoint_steps = checkpoint_epochs, checkpoint_steps
         self.run = run
+        self.raise_on_cancel = raise_on_cancel
         self.config = config
         self.log = When.of(log)
         self.record = Record()
@@ -141,7 +151,7 @@ class Trainer:
         self.batch_size = 0
         self.stop_reason: str | None = None
         self.exception: BaseException | None = None
-        self.callbacks = Callbacks(callbacks)
+        self.callbacks = Callbacks(callbacks, strict=strict_callbacks)
         self.schedules: dict[str, Schedule] = {
             path: make_schedule(spec) for path, spec in (schedules or {}).items()
         }
@@ -199,6 +209,7 @@ class Trainer:
 
         Raises:
             ConfigError: Neither limit is set, or a schedule leads nowhere.
+            CancelFit: A callback or step ended it, under ``raise_on_cancel``.
         """
         if self.max_steps is None and self.max_epochs is None:
             raise ConfigError("`fit` would not end: set `max_steps` or `max_epochs`.")
@@ -218,12 +229,14 @@ class Trainer:
             self._loop.validate(phase)
 
     def evaluate(self, split: str = "validation") -> dict[str, float]:
-        """Validate on a split.
+        """Validate on a split, by all phases for it that do not train.
 
         Returns:
             The scalars reported about it, by name without the split.
         """
-        self.run_phase(ValidationPhase(split))
+        phases = [phase for phase in self.phases if not phase.training and phase.split == split]
+        for phase in phases or [ValidationPhase(split)]:
+            self.run_phase(phase)
         start = f"{split}/"
         latest = self.record.latest.items()
         return {name[len(start) :]: v for name, v in latest if name.startswith(start)}
@@ -251,18 +264,29 @@ class Trainer:
             "loop": self._loop.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, restart: bool = False) -> None:
         """Go on from what `state_dict` gave.
+
+        Args:
+            state: The state.
+            restart: Whether to begin at step 0 with the networks, optimizers and averages of the
+                state, and nothing else of it.
 
         Raises:
             CheckpointError: It belongs to another config; nothing is loaded then, and the
                 message lists what differs.
         """
+        if restart:
+            state = {**state, "counters": asdict(Counters())}
         self._check(state)
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, saved in state["steps"].items():
             self.steps[name].load_state_dict(saved)  # type: ignore[attr-defined]
+        if restart:
+            lasting = {k: v for k, v in state["callbacks"].items() if k in _LASTING}
+            self.callbacks.load_state_dict(lasting)
+            return
         self.callbacks.load_state_dict(state["callbacks"])
         self.record.load_state_dict(state["record"])
         self.counters = Counters(**state["counters"])

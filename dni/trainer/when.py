@@ -23,8 +23,9 @@ class When:
         after: First step at which it may fire.
         before: Last step at which it may fire; ``None``: no last one.
         seconds: It also waits until so many seconds went by since it last fired.
-        growth: It also fires at ``after`` + 1, g, g², … until ``every`` is reached: often while a
-            run is young. 2 gives 0, 1, 2, 4, 8, …, every, 2 · every, …
+        growth: It also fires at ``after`` + s, s · g, s · g², … until ``every`` is reached: often
+            while a run is young. 2 gives 0, 1, 2, 4, 8, …, every, 2 · every, …
+        start: The s of ``growth``: 2 leaves step 1 out.
         at_zero: Whether it may fire at step 0.
         clock: What tells the seconds.
 
@@ -34,6 +35,8 @@ class When:
     Example:
         >>> [step for step in range(20) if When(every=10, growth=2).fires(step)]
         [0, 1, 2, 4, 8, 10]
+        >>> [step for step in range(20) if When(every=10, growth=2, start=2).fires(step)]
+        [0, 2, 4, 8, 10]
         >>> [step for step in range(20) if When(every=3, after=2, before=8).fires(step)]
         [2, 5, 8]
     """
@@ -43,6 +46,7 @@ class When:
     before: int | None = None
     seconds: float | None = None
     growth: float | None = None
+    start: int = 1
     at_zero: bool = True
     clock: Callable[[], float] = field(default=time.monotonic, repr=False, compare=False)
     _early: frozenset[int] = field(default=frozenset(), init=False, repr=False, compare=False)
@@ -66,6 +70,7 @@ class When:
                     self.seconds is None or self.seconds >= 0,
                     "a number from 0",
                 ),
+                ("start", self.start, _is_whole(self.start, 1), "a whole number from 1"),
                 ("growth", self.growth, self.growth is None or self.growth > 1, "more than 1"),
             )
             if not is_right
@@ -73,7 +78,7 @@ class When:
         if faults:
             raise ConfigError("; ".join(faults) + ".")
         if self.growth is not None:
-            early, reach = set(), 1.0
+            early, reach = {0}, float(self.start)
             while reach < self.every:
                 early.add(int(reach))
                 reach *= self.growth
@@ -106,10 +111,14 @@ class When:
                 raise ConfigError(f"{key!r} says no times.{did_you_mean(key, known[:-1])}")
         return cls(**options)
 
+    def covers(self, step: int) -> bool:
+        """Whether a step is from ``after`` to ``before``, both included."""
+        return self.after <= step and (self.before is None or step <= self.before)
+
     def fires(self, step: int) -> bool:
         """Whether it fires at a step; with ``seconds`` this notes that it did."""
         since = step - self.after
-        if since < 0 or (self.before is not None and step > self.before):
+        if not self.covers(step):
             return False
         if since % self.every and since not in self._early:
             return False

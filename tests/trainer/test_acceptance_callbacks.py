@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from small_task import classify, make, tensors
 
 from dni.errors import ConfigError
 from dni.trainer import checkpoint
@@ -17,7 +18,6 @@ from dni.trainer.callbacks import Checkpointing, ImageDump, Metrics, SanityCheck
 from dni.trainer.data import Source
 from dni.trainer.events import Callback
 from dni.trainer.steps import Step
-from tasks import classify, make, tensors
 
 
 def test_point_07_a_png_of_a_state_key_every_n_steps(tmp_path: Path) -> None:

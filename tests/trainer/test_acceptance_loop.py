@@ -13,12 +13,13 @@ from typing import Any
 
 import loops
 import pytest
+import small_task
 import torch
 from torch import nn
 
-import tasks
 from dni.errors import CheckpointError, ConfigError
 from dni.trainer.checkpoint import Checkpoints, load
+from dni.trainer.curves import OneCycle
 from dni.trainer.data import Source, Tensors
 from dni.trainer.events import (
     Callback,
@@ -29,7 +30,6 @@ from dni.trainer.events import (
 )
 from dni.trainer.ordering import Callbacks
 from dni.trainer.phases import Phase, TrainingPhase
-from dni.trainer.schedules import OneCycle
 from dni.trainer.state import State
 from dni.trainer.trainer import Trainer
 
@@ -173,10 +173,12 @@ def test_point_21_the_golden_trace_of_events() -> None:
     assert notes.lines == GOLDEN
 
 
-@pytest.mark.parametrize("optimizer", [tasks.ADAM, tasks.DNI])
+@pytest.mark.parametrize("optimizer", [small_task.ADAM, small_task.DNI])
 def test_point_21_the_golden_trace_of_a_step_from_a_config(optimizer: dict[str, Any]) -> None:
     notes = loops.Notes()
-    tasks.make(notes, optimizer=optimizer, max_epochs=None, max_steps=1, validation=False).fit()
+    small_task.make(
+        notes, optimizer=optimizer, max_epochs=None, max_steps=1, validation=False
+    ).fit()
     assert [line.removeprefix("train ") for line in notes.lines] == [
         "fit_begin",
         "epoch_begin",
@@ -195,11 +197,12 @@ def test_point_21_the_golden_trace_of_a_step_from_a_config(optimizer: dict[str, 
 
 
 def test_point_22_cancel_step_epoch_fit() -> None:
-    def run(error: Exception, event: str, *, step: int = 1) -> tuple[Trainer, list[str]]:
+    def run(
+        error: Exception, event: str, *, step: int = 1, **options: Any
+    ) -> tuple[Trainer, list[str]]:
         notes = loops.Notes()
-        trainer = loops.make(
-            [notes, loops.Raise(event, error, step=step)], samples=12, max_epochs=2, validates=False
-        )
+        options |= {"samples": 12, "max_epochs": 2, "validates": False}
+        trainer = loops.make([notes, loops.Raise(event, error, step=step)], **options)
         trainer.fit()
         return trainer, [line.removeprefix("train ") for line in notes.lines]
 
@@ -223,6 +226,9 @@ def test_point_22_cancel_step_epoch_fit() -> None:
     trainer, lines = run(CancelFit("enough"), "backward_begin")
     assert trainer.stop_reason == "enough"
     assert (trainer.counters.step, lines[-2:]) == (1, ["step_cancelled", "fit_end"])
+
+    with pytest.raises(CancelFit, match="enough"):
+        run(CancelFit("enough"), "backward_begin", raise_on_cancel=True)
 
     trainer, lines = run(CancelFit("enough"), "step_end")
     assert (trainer.counters.step, lines[-2:]) == (2, ["step_end", "fit_end"])

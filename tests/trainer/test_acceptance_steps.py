@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dni.trainer.backprop import Backprop
 from dni.trainer.build import build_trainer
 from dni.trainer.config import load_config
 from dni.trainer.registry import STRATEGIES
-from dni.trainer.strategies import Backprop
 from dni.trainer.trainer import Trainer
 
 BASE = """\

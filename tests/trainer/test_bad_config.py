@@ -47,6 +47,16 @@ LOSS = "{type: l2, input: twice, target: logits}"
         ),
         ("metrics/accuracy/type", "acuracy", ["metrics", "'accuracy'"]),
         ("metrics/accuracy/target", "labl", ["metrics/accuracy/target", "'label'"]),
+        ("optimizer", "{type: dni, context: labl}", ["optimizer/context", "'labl'", "'label'"]),
+        ("optimizer", "{type: dni, dni_network: no_such.Net}", ["synthesizer 'no_such.Net'"]),
+        (
+            "steps/again",
+            "{training: net, optimizer: dni, injectors: {f: {type: call, network: net, in: image}},"
+            " losses: {ce: {type: cross_entropy, input: f, target: label}}}",
+            ["step 'again' trains the network 'net'", "interfaces of step 'classify'", "one step"],
+        ),
+        ("checkpoint/keep_last", "0", ["checkpoint/keep_last", "greater than or equal to 1"]),
+        ("checkpoint/keep_best", "-1", ["checkpoint/keep_best", "greater than or equal to 0"]),
         ("callbacks", "[early_stoping]", ["callbacks/0", "'early_stopping'"]),
         ("callbacks", "[{type: early_stopping, monitr: x}]", ["monitr", "Did you mean 'monitor'?"]),
         ("callbacks", "[early_stopping]", ["callbacks/0", "`monitor` is missing"]),
@@ -59,6 +69,8 @@ LOSS = "{type: l2, input: twice, target: logits}"
 def test_it_is_told_in_one_line(path, value, parts, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["-t", f"--{path}", value, "--log/tensorboard", "false"]
+    if path == "steps/again" and "optimizer: dni" in value:
+        words += ["--optimizer", "dni"]
     assert main(["run", "-b", str(FCN), *words]) == 2
     told = capsys.readouterr().err
     for part in parts:

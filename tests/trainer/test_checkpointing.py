@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from small_task import DNI, make
 
 from dni.errors import CheckpointError, ConfigError
 from dni.trainer import checkpoint
 from dni.trainer.callbacks import Checkpointing, Metrics
 from dni.trainer.events import Callback
-from tasks import DNI, make
 
 
 class Scores(Callback):

@@ -154,6 +154,75 @@ class TestGoingOn:
         assert "hidden2.0.weight" in capsys.readouterr().err
 
 
+class TestStoredOutputs:
+    """`dni eval`, and what it refuses."""
+
+    KEYS = ("--evaluation/keys", "[logits, label]")
+
+    @pytest.fixture(autouse=True)
+    def _functions(self):
+        Path("scores.py").write_text(
+            "def accuracy(folder, outputs, data, config):\n"
+            "    hits = [o['logits'].argmax() == e['label'] for o, e in zip(outputs, data)]\n"
+            "    return {'accuracy': sum(hits) / len(outputs), 'seed': config['seed']}\n"
+            "def words(folder, outputs, data, config): return 'well'\n"
+        )
+        yield
+        sys.modules.pop("scores", None)
+
+    def test_an_evaluation_stores_them_and_functions_read_them(self, capsys):
+        folder = train(*self.KEYS)
+        assert main(["run", "--resume", str(folder), "--evaluation/batch_size", "77"]) == 0
+        stored = folder / "evaluation" / "validation_step-00000044"
+        assert str(stored) in capsys.readouterr().out
+        index = json.loads((stored / "index.json").read_text())
+        assert index["checkpoint"].startswith("step-00000044")
+        assert main(["eval", str(folder)]) == 0
+        assert "logits: <f4 [10]" in capsys.readouterr().out
+        for given in (folder, stored):
+            assert main(["eval", str(given), "-c", "scores:accuracy"]) == 0
+            found = json.loads((stored / "results" / "accuracy.json").read_text())
+            assert 100 * found["accuracy"] == pytest.approx(accuracy(folder))
+            assert "accuracy  seed" in capsys.readouterr().out
+
+    def test_what_eval_refuses(self, capsys):
+        folder = train("--train/max_steps", "1")
+        call = ["-c", "scores:accuracy"]
+        capsys.readouterr()
+
+        def refused(*words):
+            assert main(["eval", str(folder), *words]) == 2
+            told = capsys.readouterr().err
+            assert told.startswith("dni eval: error: ")
+            assert told.count("\n") == 1
+            return told
+
+        assert "has no evaluation: `dni run --resume" in refused(*call)
+        assert main(["run", "--resume", str(folder), *self.KEYS]) == 0
+        capsys.readouterr()
+        assert "Did you mean 'validation'" in refused(*call, "--split", "valdation")
+        assert "'scores' has no 'acuracy'. Did you mean 'accuracy'" in refused(
+            "-c", "scores:acuracy"
+        )
+        assert "function 'words' returned a str" in refused("-c", "scores:words")
+        assert "another data set: it has 360" in refused(*call, "--data/validation/split", "train")
+        (stored,) = (folder / "evaluation").iterdir()
+        text = (stored / "index.json").read_text().replace("true", "false")
+        (stored / "index.json").write_text(text)
+        assert "half-written" in refused(*call)
+
+    def test_a_run_that_is_not_there(self, capsys):
+        assert main(["eval", "nowhere", "-c", "scores:accuracy"]) == 2
+        assert "nowhere is no run" in capsys.readouterr().err
+        assert main(["run", "-p", "-t"]) == 2
+        assert "no run in runs/" in capsys.readouterr().err
+        train("--train/max_steps", "1")
+        assert main(["run", "-p", "-n", "other", "-t"]) == 2
+        assert "no run of the name 'other'" in capsys.readouterr().err
+        assert main(["run", "-b", FCN, "-r", "-t"]) == 2
+        assert "say which with --resume or -c" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_a_checkpoint_and_has_its_code(number, code):
     command = [

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy
 import pytest
+from small_task import DNI, make
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import DNIStatistics
 from dni.trainer.callbacks.dni_statistics import VALUES, heat_map
 from dni.trainer.events import Callback
-from tasks import DNI, make
 
 
 def test_every_site_is_reported_at_every_log(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
 import torch
+from small_task import DNI, make
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import EMA, Metrics
+from dni.trainer.cli import main
 from dni.trainer.events import Callback
-from tasks import DNI, make
 
 
 class Path(Callback):
@@ -99,3 +101,31 @@ def test_errors_name_what_is_wrong() -> None:
         EMA(1.0)
     with pytest.raises(ConfigError, match="network 'nett'.*Did you mean 'net'"):
         make(EMA(networks=["nett"])).fit()
+
+
+def test_a_finished_run_is_evaluated_by_the_weights_that_are_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fcn = pathlib.Path(__file__).parents[2] / "tasks" / "mnist" / "configs" / "fcn.yaml"
+    more = "ema: {rate: 0.9}\nlog: {tensorboard: false, csv: false}\ntrain: {max_epochs: 2}"
+    pathlib.Path("more.yaml").write_text(more)
+    assert main(["run", "-n", "demo", "-b", str(fcn), "more.yaml", "-t"]) == 0
+    (folder,) = pathlib.Path("runs").iterdir()
+    (file,) = (folder / "checkpoints").glob("*.pt")
+    ways = [["--resume", str(folder)], ["-b", str(folder / "config.yaml"), "-c", str(file)]]
+    told = {}
+    for average in ("true", "false"):
+        found = []
+        for way in ways:
+            capsys.readouterr()
+            assert main(["run", *way, "--ema/validate", average]) == 0
+            lines = capsys.readouterr().out.splitlines()
+            found.append(
+                [line for line in lines if line.startswith(("# evaluated", "validation/"))]
+            )
+        assert found[0] == found[1]
+        told[average] = found[0]
+    assert "moving average of the weights" in told["true"][0]
+    assert "weights, not their average" in told["false"][0]
+    assert told["true"][1] != told["false"][1]

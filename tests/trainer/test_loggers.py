@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.figure import Figure
+from small_task import make
 
 from dni.trainer.callbacks import CsvLogger, Metrics, TensorBoard
 from dni.trainer.callbacks.csvlog import CsvLog, JsonLog, read_log
 from dni.trainer.events import Callback
 from dni.trainer.record import Entries
 from dni.trainer.trainer import Trainer
-from tasks import make
 
 REPORTS = [
     (0, 0, {"train/loss": 2.25}),

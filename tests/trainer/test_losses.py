@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dni.errors import ConfigError
 from dni.trainer.gan_losses import DiscriminatorLoss, GeneratorLoss
+from dni.trainer.image_losses import ImageGradient, Perceptual
 from dni.trainer.losses import (
     L1,
     L2,
@@ -17,11 +18,9 @@ from dni.trainer.losses import (
     CrossEntropy,
     Direct,
     Distillation,
-    ImageGradient,
     KLGaussian,
-    Perceptual,
 )
-from dni.trainer.steps import make_loss
+from dni.trainer.terms import make_loss
 
 
 def noise(*shape: int) -> torch.Tensor:

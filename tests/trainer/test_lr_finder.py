@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from small_task import ADAM, DNI, make
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import LRFinder, Metrics
 from dni.trainer.callbacks.lr_finder import LRCurve, find_lr
-from tasks import ADAM, DNI, make
 
 SGD = {"type": "sgd", "lr": 1e-3}
 

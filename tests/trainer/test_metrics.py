@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_task import make, validated
 from torch.nn import functional
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import Metrics
 from dni.trainer.callbacks.tally import FunctionTally, Metric, accuracy
 from dni.trainer.events import Callback
-from tasks import make, validated
+from dni.trainer.terms import Injection, LossTerm
 
 ACCURACY = {"type": "accuracy", "input": "logits", "target": "label"}
 F1 = {
@@ -188,3 +189,27 @@ def test_nothing_keeps_a_graph() -> None:
     weight = torch.tensor(1.0, requires_grad=True)
     tally.update([weight * 2], 1)
     assert not tally.window().requires_grad
+
+
+def test_a_loss_whose_window_has_closed_is_not_reported_again() -> None:
+    trainer = make(Metrics(), reports := Reports(), log=1)
+    term = LossTerm("early", {"type": "direct", "input": "logits", "before": 6})
+    trainer.steps["classify"].losses["early"] = term
+    trainer.fit()
+    name = "loss/classify/early"
+    assert [step for step, _ in reports.of(f"train/{name}")] == list(range(7))
+    assert [step for step, _ in reports.of(f"train/epoch/{name}")] == [5, 10]
+    assert [step for step, _ in reports.of(f"validation/{name}")] == [5]
+    assert not [key for key in trainer.shared["metrics"] if key.endswith(name)]
+
+
+def test_a_metric_of_keys_that_come_later_is_measured_from_then_on() -> None:
+    trainer = make(
+        Metrics({"late": {"type": "mean", "input": "later"}}), reports := Reports(), log=1
+    )
+    spec = {"type": "direct", "in": "logits", "out": "later", "after": 3}
+    step = trainer.steps["classify"]
+    step.injections.append(Injection("later", spec))
+    step.writes |= {"later"}
+    trainer.fit()
+    assert [step for step, _ in reports.of("train/late")] == list(range(3, 15))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_task import make
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import Metrics, Profiler
 from dni.trainer.events import Callback
-from tasks import make
 
 
 def test_it_writes_operators_a_trace_and_the_callbacks(tmp_path: Path) -> None:

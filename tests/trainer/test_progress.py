@@ -6,10 +6,10 @@ import io
 from typing import Any
 
 import pytest
+from small_task import make
 
 from dni.trainer.callbacks import Metrics, Progress
 from dni.trainer.callbacks import progress as module
-from tasks import make
 
 
 class Terminal(io.StringIO):

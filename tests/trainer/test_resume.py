@@ -11,10 +11,10 @@ from typing import Any
 
 import loops
 import pytest
+import small_task
 import torch
 from torch.utils.data import Dataset
 
-import tasks
 from dni.errors import CheckpointError
 from dni.trainer.callbacks import Metrics
 from dni.trainer.data import Source
@@ -88,11 +88,12 @@ def test_it_goes_on_from_any_step(step: int, tmp_path: Path) -> None:
 
 
 OPTIMIZERS = {
-    "adamw": tasks.ADAM,
-    "scheduled": tasks.ADAM | {"scheduler": {"type": "StepLR", "step_size": 3, "gamma": 0.5}},
-    "dni": tasks.DNI,
-    "dni, critic": tasks.DNI | {"dni_network": "critic", "context": "label", "context_size": 2},
-    "dni, unlocked": tasks.DNI | {"unlock": "update"},
+    "adamw": small_task.ADAM,
+    "scheduled": small_task.ADAM | {"scheduler": {"type": "StepLR", "step_size": 3, "gamma": 0.5}},
+    "dni": small_task.DNI,
+    "dni, critic": small_task.DNI
+    | {"dni_network": "critic", "context": "label", "context_size": 2},
+    "dni, unlocked": small_task.DNI | {"unlock": "update"},
 }
 
 
@@ -100,7 +101,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_every_strategy_goes_on(kind: str, step: int, tmp_path: Path) -> None:
     def made(*callbacks: Any) -> Trainer:
-        return tasks.make(
+        return small_task.make(
             *callbacks, Metrics(), optimizer=OPTIMIZERS[kind], checkpoint_steps=1, max_epochs=2
         )
 

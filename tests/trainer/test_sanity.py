@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_task import classify, make, tensors
 from torch import nn
 
 from dni.errors import ConfigError
@@ -14,7 +15,6 @@ from dni.trainer.callbacks import Metrics, SanityCheck
 from dni.trainer.data import Source
 from dni.trainer.steps import Step
 from dni.trainer.trainer import Trainer
-from tasks import classify, make, tensors
 
 
 def refused(trainer: Trainer) -> str:

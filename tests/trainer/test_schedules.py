@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from dni.errors import ConfigError
+from dni.trainer.curves import Cosine, Piecewise, Ramp
 from dni.trainer.events import Callback
 from dni.trainer.phases import Phase
-from dni.trainer.schedules import Constant, Cosine, Piecewise, Ramp, Target, make_schedule
+from dni.trainer.schedules import Constant, make_schedule
+from dni.trainer.targets import Target
 from dni.trainer.trainer import Trainer
 
 

@@ -11,7 +11,8 @@ from standin import TRAINING, VALIDATION, Standin
 from torch import Tensor, nn
 
 from dni.errors import ConfigError
-from dni.trainer.steps import FunctionStep, Step
+from dni.trainer.function_step import FunctionStep
+from dni.trainer.steps import Step
 from dni.trainer.strategies import make_strategy
 
 SGD = {"type": "sgd", "lr": 0.1}

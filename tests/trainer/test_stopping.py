@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from small_task import make
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import Checkpointing, EarlyStopping, Metrics, StopOnNaN
 from dni.trainer.events import Callback
-from tasks import make
 
 
 class Scores(Callback):

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from small_task import make
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import Traces
 from dni.trainer.events import Callback
-from tasks import make
 
 
 def first(trainer: Any) -> torch.Tensor:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..events import Callback
+from ..phases import Phase
 from ..registry import CALLBACKS
 from .tally import FunctionTally, Metric, Tally
 
 if TYPE_CHECKING:
-    from ..phases import Phase
     from ..trainer import Trainer
 
 LOSS = "loss/"
@@ -26,11 +26,15 @@ class Metrics(Callback):
     Reported are, for a phase called ``train`` and a metric ``accuracy``: ``train/accuracy``, the
     mean since the last report (of a class with its own sums: over the epoch so far), and at the
     end of the epoch ``train/epoch/accuracy``; for a phase that does not train,
-    ``validation/accuracy``. All means are weighted by the number of samples.
+    ``validation/accuracy``. All means are weighted by the number of samples. A metric is left out
+    of a phase that does not write its keys.
 
     Args:
         metrics: By name, a `Metric` or its arguments as a mapping.
         losses: Whether everything in the state under ``loss/`` is reported too.
+
+    Raises:
+        ConfigError: At a step: no phase writes what a metric reads.
 
     Example:
         >>> callback = Metrics({"accuracy": {"type": "accuracy", "input": "y", "target": "t"}})
@@ -38,6 +42,7 @@ class Metrics(Callback):
         ['accuracy']
     """
 
+    reads = ("step",)
     writes = ("record/metrics", "shared/metrics")
 
     def __init__(
@@ -52,6 +57,8 @@ class Metrics(Callback):
         }
         self.losses = losses
         self._tallies: dict[str, dict[str, Tally]] = {}
+        self._measured: set[str] = set()
+        self._absent: dict[str, set[str]] = {}
 
     def on_step_end(self, trainer: Trainer, phase: Phase) -> None:
         """Take in the batch."""
@@ -66,14 +73,36 @@ class Metrics(Callback):
                     tally.update([value], size)
         for name, metric in self.metrics.items():
             if metric.train or not phase.training:
+                if (missing := metric.missing(state)) is not None:
+                    self._pass_over(trainer, phase, metric, missing)
+                    continue
                 if name not in tallies:
                     tallies[name] = metric.tally()
+                    self._measured.add(name)
                 tallies[name].update(metric.values(state), size)
+
+    def _pass_over(self, trainer: Trainer, phase: Phase, metric: Metric, missing: str) -> None:
+        """Leave a metric out of a step that does not write its keys, if another step or phase may.
+
+        Raises:
+            ConfigError: None of the phases that ran writes them, and there is no other.
+        """
+        if metric.name in self._measured:
+            return
+        if any(type(other).step is Phase.step for other in trainer.phases) and any(
+            missing in (getattr(step, "writes", None) or ()) for step in trainer.steps.values()
+        ):
+            return
+        absent = self._absent.setdefault(metric.name, set())
+        absent.add(phase.name)
+        if all(p.name in absent for p in trainer.phases if metric.train or not p.training):
+            metric.values(trainer.step)
 
     def on_log(self, trainer: Trainer, phase: Phase) -> None:
         """Report what was measured since the last time."""
         for name, tally in self._tallies.get(phase.name, {}).items():
-            trainer.record.scalar(f"{phase.name}/{name}", tally.window())
+            if tally.is_fresh:
+                trainer.record.scalar(f"{phase.name}/{name}", tally.window())
 
     def on_validate_begin(self, trainer: Trainer, phase: Phase) -> None:
         """Forget a validation that was broken off."""
@@ -90,6 +119,8 @@ class Metrics(Callback):
 
     def _report(self, trainer: Trainer, phase: Phase, prefix: str) -> None:
         values = trainer.shared.setdefault("metrics", {})
+        for name in [name for name in values if name.startswith(prefix)]:
+            del values[name]
         for name, tally in self._tallies.get(phase.name, {}).items():
             values[prefix + name] = tally.epoch()
             trainer.record.scalar(prefix + name, values[prefix + name])
@@ -117,6 +148,7 @@ class Metrics(Callback):
                 tally = FunctionTally(_same) if metric is None else metric.tally()
                 tally.load_state_dict(sums)
                 self._tallies.setdefault(phase, {})[name] = tally
+                self._measured.add(name)
 
 
 def _same(value: Tensor) -> Tensor:

@@ -107,7 +107,9 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
 def _steps_an_optimizer(steps: Mapping[str, Any]) -> bool:
     # Of a plain function nobody can tell.
     return any(
-        not hasattr(step, "strategy") or (step.strategy is not None and step.training)
+        not hasattr(step, "strategy")
+        or getattr(step, "updates_itself", False)
+        or (step.strategy is not None and step.training)
         for step in steps.values()
     )
 

@@ -66,7 +66,12 @@ class FunctionTally:
 
     Args:
         function: Called with the values of the batch; its result is averaged over the batch.
+
+    Attributes:
+        is_fresh: Whether there was a batch since the last report.
     """
+
+    is_fresh = False
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self._function = function
@@ -74,6 +79,7 @@ class FunctionTally:
 
     def update(self, values: list[Tensor], weight: int) -> None:
         """Take in a batch of ``weight`` samples."""
+        self.is_fresh = True
         value = self._function(*values)
         self._window.update(value if value.dim() == 0 else value.mean(), weight)
 
@@ -81,6 +87,7 @@ class FunctionTally:
         """The mean since this was last asked."""
         value = self._window.compute()
         self._take_over()
+        self.is_fresh = False
         return value
 
     def epoch(self) -> Tensor:
@@ -99,12 +106,17 @@ class FunctionTally:
 
     def state_dict(self) -> dict[str, Any]:
         """Both averages."""
-        return {"window": self._window.state_dict(), "epoch": self._epoch.state_dict()}
+        return {
+            "window": self._window.state_dict(),
+            "epoch": self._epoch.state_dict(),
+            "is_fresh": self.is_fresh,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._window.load_state_dict(state["window"])
         self._epoch.load_state_dict(state["epoch"])
+        self.is_fresh = state.get("is_fresh", True)
 
 
 class MetricTally:
@@ -114,7 +126,12 @@ class MetricTally:
 
     Args:
         metric: The metric, for this tally alone.
+
+    Attributes:
+        is_fresh: Whether there was a batch since the last report.
     """
+
+    is_fresh = False
 
     def __init__(self, metric: Any) -> None:
         self._metric = metric
@@ -123,6 +140,7 @@ class MetricTally:
 
     def update(self, values: list[Tensor], weight: int) -> None:
         """Take in a batch; the metric sees its size for itself."""
+        self.is_fresh = True
         if hasattr(self._metric, "to"):
             self._metric.to(values[0].device)
         self._metric.update(*values)
@@ -136,7 +154,10 @@ class MetricTally:
         self._metric._computed = None
         return value
 
-    window = epoch
+    def window(self) -> Tensor:
+        """The same: the value since the last reset."""
+        self.is_fresh = False
+        return self.epoch()
 
     def reset(self) -> None:
         """Forget everything."""
@@ -144,11 +165,12 @@ class MetricTally:
 
     def state_dict(self) -> dict[str, Any]:
         """The metric's own state."""
-        return {"metric": dict(self._metric.state_dict())}
+        return {"metric": dict(self._metric.state_dict()), "is_fresh": self.is_fresh}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._metric.load_state_dict(state["metric"])
+        self.is_fresh = state.get("is_fresh", True)
 
 
 Tally = FunctionTally | MetricTally
@@ -208,6 +230,10 @@ class Metric:
     def tally(self) -> Tally:
         """A new tally of this metric."""
         return FunctionTally(self._make) if self._is_function else MetricTally(self._make())
+
+    def missing(self, state: State) -> str | None:
+        """The first key it reads that is not there."""
+        return next((key for key in self.keys if key not in state), None)
 
     def values(self, state: State) -> list[Tensor]:
         """What it takes from the state.

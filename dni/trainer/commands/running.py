@@ -9,9 +9,10 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...errors import CheckpointError, ConfigError, DNIError, did_you_mean
+from ...errors import ConfigError, DNIError, did_you_mean
+from .resuming import NEWEST, compare, evaluates_average, find_run, load, load_networks
 
 if TYPE_CHECKING:
     from ..config import Loaded
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..trainer import Trainer
 
 FLAGS = {"--help", "--name", "--base", "--train", "--resume", "--project", "--checkpoint"} | {
+    "--retrain",
     "--split",
     "--debug",
 }
@@ -30,15 +32,18 @@ Trains (-t), or evaluates (without -t), what a config describes.
   dni run -n demo -b base.yaml -t --train/max_epochs 3 --optimizer/lr 1e-4
   dni run --resume runs/<time>_demo                   evaluate the newest checkpoint
   dni run --resume runs/<time>_demo -t                go on training, as if never interrupted
+  dni run -p -t                                       go on with the newest run
   dni run -n tuned -b base.yaml -c FILE -t            a new run from the weights of a checkpoint
+  dni run -n again -p runs/<time>_demo -r -t          a new run from weights and optimizers
+
+An evaluation stores what `evaluation/keys` names, or an `eval_op` gives, for each example under
+evaluation/ of the run; `dni eval RUN -c module:function` reads it.
 
 Any other --key/path VALUE sets a key of the config. VALUE is YAML: 3, 1e-4, null, [1, 2],
 {type: sgd, lr: 0.1}. In a config ${a.b} or "{a/b}" is the value of another key, and ${oc.env:NAME}
 a variable of the environment, which is neither shown nor saved. A mapping whose `type` changes
 replaces the one before it. `dni list --config` explains every key.
 """
-# What a resumed run may change: none of it decides what a checkpoint holds.
-_FREE = {"run", "train", "log", "validate", "checkpoint", "device", "metrics", "callbacks"}
 _DEBUG = [("train/max_steps", "10"), ("log/every", "1"), ("log/tensorboard", "false")]
 
 
@@ -52,11 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         "-p",
         "--project",
+        nargs="?",
+        const=NEWEST,
         metavar="RUN",
-        help="go on with a run: its folder, or a checkpoint in it; its config is used",
+        help="go on with a run: its folder, or a checkpoint in it; its config is used. Without "
+        "RUN the newest run, of the name that -n gives",
     )
     add("-c", "--checkpoint", metavar="FILE", help="take the networks' weights from a checkpoint")
-    add("--split", default="validation", help="data to evaluate on (default: validation)")
+    add(
+        "-r",
+        "--retrain",
+        action="store_true",
+        help="with --resume or -c: a new run from step 0, with networks, optimizers and averages "
+        "of the checkpoint",
+    )
+    add("--split", help="data to evaluate on (default: `evaluation/split`, validation)")
     parser.set_defaults(call=main)
     for action in parser._actions:
         if action.dest == "debug":
@@ -76,29 +91,35 @@ def main(options: argparse.Namespace) -> int:
     from ..config import load_config
     from ..run import Run
 
-    resumed = Run.find(options.resume) if options.resume else None
+    if options.retrain and options.resume is None and not options.checkpoint:
+        raise ConfigError("-r begins anew from a checkpoint: say which with --resume or -c.")
+    resumed = None if options.resume is None else find_run(options)
     if resumed is not None and options.checkpoint:
         raise ConfigError("--resume goes on with a run, -c begins a new one: give one of them.")
     if not options.base and resumed is None:
         raise ConfigError("There is no config: give one with -b FILE, or a run with --resume RUN.")
     files = options.base or [resumed and resumed.config]
-    loaded = load_config(files, _overrides(options))
-    if resumed is not None:
-        _compare(resumed, loaded)
+    loaded = load_config(files, _overrides(options, is_new=resumed is None or options.retrain))
+    if resumed is not None and not options.retrain:
+        compare(resumed, loaded)
 
     print(f"# the resolved config\n{loaded.yaml()}", flush=True)
     trainer = build_trainer(loaded)
+    file = Path(options.checkpoint) if options.checkpoint else None
     if resumed is not None:
-        file = Path(options.resume)
-        _load(trainer, file if file.is_file() and file.suffix == ".pt" else resumed.checkpoint())
-    elif options.checkpoint:
-        _load_networks(trainer, Path(options.checkpoint))
+        given = Path(options.resume)
+        file = given if given.suffix == ".pt" and given.is_file() else resumed.checkpoint()
+    if file is not None:
+        if resumed is None and not options.retrain:
+            load_networks(trainer, file, averages=not options.train)
+        else:
+            load(trainer, file, restart=options.retrain)
     if not options.train:
-        _check_split(options.split, trainer)
-        if resumed is None and not options.checkpoint:
+        if file is None:
             print("dni run: these networks are not trained: -t trains them", file=sys.stderr)
-        return _evaluate(trainer, options, loaded, resumed)
-    run = resumed or Run.create(loaded.config.run.root, loaded.config.run.name)
+        return _evaluate(trainer, options, loaded, resumed, file)
+    run = resumed if resumed is not None and not options.retrain else None
+    run = run or Run.create(loaded.config.run.root, loaded.config.run.name)
     run.write_config(loaded.yaml())
     trainer.run = run
     print(f"# the run: {run.path}", flush=True)
@@ -106,12 +127,12 @@ def main(options: argparse.Namespace) -> int:
         return _train(trainer, run)
 
 
-def _overrides(options: argparse.Namespace) -> list[tuple[str, str]]:
+def _overrides(options: argparse.Namespace, *, is_new: bool) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    if options.debug and options.train and not options.resume:
+    if options.debug and options.train and is_new:
         found += [*_DEBUG, ("run/root", "runs/debug")]
     found += options.overrides
-    if options.name:
+    if options.name and is_new:
         found.append(("run/name", json.dumps(options.name)))
     return found
 
@@ -154,76 +175,43 @@ def trainer_failed(trainer: Trainer) -> bool:
 
 
 def _evaluate(
-    trainer: Trainer, options: argparse.Namespace, loaded: Loaded, run: Run | None
+    trainer: Trainer,
+    options: argparse.Namespace,
+    loaded: Loaded,
+    run: Run | None,
+    file: Path | None,
 ) -> int:
+    from ..outputs import Outputs
     from ..run import Run
 
-    values = trainer.evaluate(options.split)
-    for name, value in values.items():
-        print(f"{options.split}/{name}: {value:.6g}")
-    if run is None and options.name:
-        run = Run.create(loaded.config.run.root, loaded.config.run.name)
-        run.write_config(loaded.yaml())
-    if run is not None:
-        file = run.path / f"evaluation_{options.split}.json"
-        text = json.dumps({"step": trainer.counters.step, **values}, indent=2)
-        file.write_text(text + "\n", encoding="utf-8")
-        print(f"# {file}")
-    return 0
-
-
-def _check_split(split: str, trainer: Trainer) -> None:
+    settings = loaded.config.evaluation
+    split = options.split or settings.split
     if split not in trainer.data:
         hint = did_you_mean(split, trainer.data)
         raise ConfigError(f"There is no data {split!r} to evaluate on; --split names one.{hint}")
-
-
-def _compare(run: Run, loaded: Loaded) -> None:
-    """Tell what differs from the config that the run began with; refuse what cannot change."""
-    from omegaconf import OmegaConf
-
-    from ..config import differences
-
-    saved: Any = OmegaConf.to_container(OmegaConf.load(run.config), resolve=False)
-    now: Any = OmegaConf.to_container(OmegaConf.create(loaded.yaml()), resolve=False)
-    lines = differences(saved, now)
-    fixed = [line for line in lines if line.partition(":")[0].partition("/")[0] not in _FREE]
-    if fixed:
-        raise ConfigError(
-            f"The run {run.path} was made with another config; what its checkpoint holds depends "
-            "on:\n  " + "\n  ".join(fixed) + "\nGo on without these changes, or begin a new run "
-            "from its weights: dni run -n NAME -b FILE -c CHECKPOINT -t"
-        )
-    for line in lines:
-        print(f"# changed: {line}")
-
-
-def _load(trainer: Trainer, file: Path) -> None:
-    try:
-        trainer.load(file)
-    except CheckpointError as err:
-        raise ConfigError(str(err)) from err
-    print(f"# goes on from {file}", flush=True)
-
-
-def _load_networks(trainer: Trainer, file: Path) -> None:
-    from .. import checkpoint
-
-    try:
-        saved = checkpoint.load(file)["networks"]
-    except CheckpointError as err:
-        raise ConfigError(str(err)) from err
-    for name, network in trainer.networks.items():
-        if name not in saved:
-            raise ConfigError(f"{file} has no network {name!r}.{did_you_mean(name, saved)}")
-        try:
-            network.load_state_dict(saved[name])
-        except RuntimeError as err:
-            given = checkpoint.shapes(network.state_dict())
-            lines = checkpoint.differences(checkpoint.shapes(saved[name]), given)
-            raise ConfigError(
-                f"The network {name!r} in {file} is another one:\n  " + "\n  ".join(lines[:12])
-            ) from err
+    if settings.batch_size is not None:
+        trainer.data[split].batch_size = settings.batch_size
+    if run is None and options.name:
+        run = Run.create(loaded.config.run.root, loaded.config.run.name)
+        run.write_config(loaded.yaml())
+    trainer.run = run
+    outputs: Outputs = trainer.callbacks.find(Outputs)
+    outputs.split, outputs.checkpoint = split, None if file is None else file.name
+    if file is not None and trainer.callbacks.find("EMA") is not None:
+        is_average = evaluates_average(trainer)
+        what = "moving average of the weights" if is_average else "weights, not their average"
+        print(f"# evaluated: the {what} (--ema/validate {str(not is_average).lower()}: the other)")
+    values = trainer.evaluate(split)
+    for name, value in values.items():
+        print(f"{split}/{name}: {value:.6g}")
+    if run is not None:
+        written = run.path / f"evaluation_{split}.json"
+        text = json.dumps({"step": trainer.counters.step, **values}, indent=2)
+        written.write_text(text + "\n", encoding="utf-8")
+        print(f"# {written}")
+    if outputs.folder is not None:
+        print(f"# for each example: {outputs.folder}")
+    return 0
 
 
 class _Brief(logging.Formatter):
