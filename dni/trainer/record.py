@@ -141,6 +141,10 @@ class Record:
             raise ConfigError(f"Nothing has reported the scalar {name!r}.{near}")
         return self.latest[name]
 
+    def waiting(self) -> dict[str, Scalar]:
+        """The scalars reported since the last flush, by name."""
+        return dict(self._scalars)
+
     @contextmanager
     def muted(self) -> Iterator[None]:
         """What is reported during a ``with`` block is forgotten at its end: it was a rehearsal."""

@@ -117,15 +117,18 @@ class Progress(Callback):
         return _text({n.removeprefix(prefix): trainer.record.latest[n] for n in names[: self.show]})
 
     def _line(self, trainer: Trainer, phase: Phase, prefix: str) -> None:
+        reported = {**trainer.shared.get("metrics", {}), **trainer.record.waiting()}
         values = {
             name.removeprefix(prefix): float(value)
-            for name, value in trainer.shared.get("metrics", {}).items()
+            for name, value in reported.items()
             if name.startswith(prefix)
         }
-        if values:
+        # A step of Python code has no mean over the epoch: what it reported last has to do.
+        shown = _text(values) or (self._values(trainer, phase) if phase.training else "")
+        if shown:
             counters = trainer.counters
             where = f"epoch {counters.epoch:>3}  step {counters.step:>6}  {phase.name:<10}"
-            print(f"{where}  {_text(values)}", file=self.file or sys.stderr, flush=True)
+            print(f"{where}  {shown}", file=self.file or sys.stderr, flush=True)
 
 
 def _text(values: dict[str, float]) -> str:

@@ -47,7 +47,7 @@ def registered() -> dict[str, dict[str, Callable[..., Any]]]:
     from ...optimizers import OPTIMIZERS
     from .. import build, registry  # noqa: F401  (importing `build` registers everything)
 
-    return {
+    kinds: dict[str, dict[str, Callable[..., Any]]] = {
         "networks": dict(registry.NETWORKS),
         "data": dict(registry.DATA),
         "injectors": dict(registry.INJECTORS),
@@ -57,7 +57,9 @@ def registered() -> dict[str, dict[str, Callable[..., Any]]]:
         "metrics": dict(registry.METRICS),
         "callbacks": dict(registry.CALLBACKS),
         "phases": dict(registry.PHASES),
+        "evaluators": dict(registry.EVALUATORS),
     }
+    return {kind: entries for kind, entries in kinds.items() if entries}
 
 
 def _lines(entries: dict[str, Callable[..., Any]]) -> Iterator[str]:
