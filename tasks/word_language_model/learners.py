@@ -1,0 +1,195 @@
+"""The ways to learn from a window: truncated backpropagation, alone or with `TemporalDNI`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from data import Window
+from dni import TemporalDNI
+from model import LanguageModel
+
+_FEW = 512  # symbols that a synthesizer is shown one by one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """How the gradient from beyond the window is made.
+
+    Attributes:
+        network: Kind of synthesizer.
+        layers: Its hidden layers.
+        hidden_size: Units of each; ``None`` for the size of the state.
+        lr: Learning rate of Adam for it.
+        scale: Factor on its gradient, beside the one for its noise.
+        auxiliary: Weight of the auxiliary task.
+        ahead: Number of symbols after the window that it sees.
+        warmup: Updates during which it learns and its gradient is not used.
+    """
+
+    network: str = "linear"
+    layers: int = 0
+    hidden_size: int | None = None
+    lr: float = 3e-4
+    scale: float = 1.0
+    auxiliary: float = 0.0
+    ahead: int = 0
+    warmup: int = 500
+
+
+class Learner:
+    """A model, what trains it, and the state its streams are in.
+
+    Args:
+        model: Changed in place.
+        lr: Learning rate of Adam for the model.
+        clip: Largest norm of the model's gradients; ``None`` for no limit.
+        accumulate: Windows whose gradients are averaged for an update.
+        synthesis: ``None`` for truncated backpropagation.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        lr: float,
+        clip: float | None = None,
+        accumulate: int = 1,
+        synthesis: Synthesis | None = None,
+    ) -> None:
+        self.model = model
+        self.clip = clip
+        self.accumulate = accumulate
+        self.synthesis = synthesis
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self.net: nn.Module = model.rnn
+        symbols, embedding = model.embedding.weight.shape
+        self._width = symbols if symbols <= _FEW else embedding
+        if synthesis is not None:
+            features = synthesis.ahead * self._width
+            self.net = TemporalDNI(
+                model.rnn,
+                synthesis.network,
+                {"num_layers": synthesis.layers},
+                grad_lr=synthesis.lr,
+                hidden_size=synthesis.hidden_size,
+                scale=synthesis.scale,
+                auxiliary=synthesis.auxiliary,
+                context_size=features or None,
+                limit=1.0,
+            )
+        self.state: Any = None
+        self.updates = 0
+        self._windows = 0
+        self._rates = (lr, 0.0 if synthesis is None else synthesis.lr)
+
+    def learn(self, window: Window, factor: float = 1.0) -> Tensor:
+        """Learn from a window; with the last of ``accumulate`` ones, make an update.
+
+        Args:
+            window: The one that follows the window before.
+            factor: What the schedule makes of the learning rates.
+
+        Returns:
+            Mean cross-entropy of a symbol, in nats. Shape ``[]``, without a graph.
+        """
+        self._set_rates(factor)
+        features = self.model.embed(window.inputs)
+        if isinstance(self.net, TemporalDNI):
+            output, self.state = self._decoupled(self.net, features, window)
+        else:
+            output, state = self.net(features, self.state)
+            self.state = _detached(state)
+        loss = cross_entropy(self.model.score(output).flatten(0, 1), window.targets.flatten())
+        (loss / self.accumulate).backward()
+        if window.is_last:
+            self.state = None
+        self._windows += 1
+        if self._windows == self.accumulate:
+            self._update()
+        return loss.detach()
+
+    def _decoupled(self, net: TemporalDNI, features: Tensor, window: Window) -> tuple[Tensor, Any]:
+        assert self.synthesis is not None
+        is_warm = self.updates >= self.synthesis.warmup
+        net.scale = self.synthesis.scale * _trust(net) if is_warm else 0.0
+        context = None
+        if self.synthesis.ahead:
+            context = self._sight(window.ahead).transpose(0, 1).flatten(1)
+        output, state = net(features, self.state, context=context)
+        if window.is_last:
+            net.end_episode()
+        return output, state
+
+    @torch.no_grad()
+    def _sight(self, symbols: Tensor) -> Tensor:
+        """Features of symbols for the synthesizer: which it is, or the embedding of unit size."""
+        weight = self.model.embedding.weight
+        if self._width == len(weight):
+            return one_hot(symbols, len(weight)).to(weight.dtype)
+        return self.model.embedding(symbols) / weight.square().mean().sqrt()
+
+    def _update(self) -> None:
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.updates += 1
+        self._windows = 0
+
+    def _set_rates(self, factor: float) -> None:
+        optimizers = [self.optimizer, getattr(self.net, "synthesizer_optimizer", None)]
+        for optimizer, rate in zip(optimizers, self._rates, strict=True):
+            for group in optimizer.param_groups if optimizer is not None else []:
+                group["lr"] = rate * factor
+
+    def cosine(self) -> float | None:
+        """Cosine of the synthetic gradient and its target lately; ``None`` if there is none."""
+        if not isinstance(self.net, TemporalDNI):
+            return None
+        return self.net.statistics()["state"]["cosine"]
+
+    def saved(self) -> dict[str, Any]:
+        """Everything it takes to go on, between two updates."""
+        net = self.net
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "synthesis": net.training_state() if isinstance(net, TemporalDNI) else None,
+            "state": self.state,
+            "updates": self.updates,
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from what `saved` gave."""
+        device = self.model.scores.weight.device
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if isinstance(self.net, TemporalDNI):
+            self.net.load_training_state(saved["synthesis"])
+        state = saved["state"]
+        is_pair = isinstance(state, tuple)
+        self.state = tuple(s.to(device) for s in state) if is_pair else state
+        if isinstance(state, Tensor):
+            self.state = state.to(device)
+        self.updates = saved["updates"]
+
+
+def _trust(net: TemporalDNI) -> float:
+    """The factor on the synthetic gradient that leaves least of the error, from 0 to 1.
+
+    Noise in the synthesizer makes its gradient larger than what it knows: the slope of the target
+    on the prediction, lately, takes this out.
+    """
+    now = net.statistics()["state"]
+    if not now["synthetic_norm"]:
+        return 0.0
+    return min(max(now["cosine"] * now["true_norm"] / now["synthetic_norm"], 0.0), 1.0)
+
+
+def _detached(state: Any) -> Any:
+    return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
