@@ -19,12 +19,14 @@ class Head(NamedTuple):
         bias: :math:`b`. Shape ``[C]``.
         gain: :math:`\gamma`, logarithm of the loss's weight. Shape ``[]``.
         criterion: ``"cross_entropy"``, ``"mse"`` or ``"binary_cross_entropy"``.
+        sobolev: :math:`\sigma`, weight of the local loss itself in what is learned.
     """
 
     weight: Tensor
     bias: Tensor
     gain: Tensor
     criterion: str
+    sobolev: float = 0.0
 
     def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, bias and gain."""
@@ -33,7 +35,7 @@ class Head(NamedTuple):
     def detached(self) -> Head:
         """The same head, as constants."""
         weight, bias, gain = (p.detach() for p in self.parameters())
-        return Head(weight, bias, gain, self.criterion)
+        return Head(weight, bias, gain, self.criterion, self.sobolev)
 
 
 class Response(NamedTuple):
@@ -87,9 +89,20 @@ def respond(head: Head, positions: Tensor, target: Tensor) -> Response:
     return Response(residual, output, factor)
 
 
-def synthetic(head: Head, response: Response) -> Tensor:
-    """The synthetic gradient :math:`R^T A`. Shape ``[N, D]``."""
-    return response.residual.t() @ head.weight
+def synthetic(head: Head, response: Response, unit: Tensor) -> Tensor:
+    """The synthetic gradient :math:`R^T A`.
+
+    Args:
+        head: The head.
+        response: What it said.
+        unit: ρ or 1 / ρ: while it is 0, ρ is unknown and the gradient is 0. Shape ``[]``.
+
+    Returns:
+        Shape ``[N, D]``.
+    """
+    gradient = response.residual.t() @ head.weight
+    # A head that learns from gradients alone is 0 until ρ is known.
+    return gradient * (unit > 0) if head.sobolev else gradient
 
 
 def learn(
@@ -97,7 +110,8 @@ def learn(
 ) -> Lesson:
     r"""Gradient of the regression loss with respect to the head, and the sums for the meter.
 
-    With :math:`S = R^T A`, the loss is :math:`\frac{1}{N \rho^2} \lVert S - G \rVert^2`.
+    With :math:`S = R^T A`, the loss is :math:`\frac{1}{N \rho^2} \lVert S - G \rVert^2`, and
+    :math:`\sigma` times the mean criterion, whose slope is :math:`R e^{-\gamma}`.
     Neither :math:`S` nor the difference is written down: :math:`A S^T = (A A^T) R` and
     :math:`R S = (R R^T) A` leave only products of :math:`A` or :math:`R` with :math:`G`, and
     of the outputs' gradient with :math:`h`.
@@ -125,6 +139,9 @@ def learn(
         for_output = for_output * (2 / len(output))
     else:
         for_output = for_output * (output * (1 - output) / len(output))
+
+    if head.sobolev:
+        for_output = torch.addcmul(for_output, residual, (-head.gain).exp(), value=head.sobolev)
 
     for_weight = torch.addmm(residual @ true, inner, weight, beta=-1).mul_(step)
     for_weight.addmm_(for_output, positions)
@@ -162,9 +179,10 @@ class ClosedBoundary(torch.autograd.Function):
         mix: Tensor,
         mode: int,
         criterion: str,
+        sobolev: float,
         record: Pass | None,
     ) -> Tensor:
-        head = Head(weight, bias, gain, criterion)
+        head = Head(weight, bias, gain, criterion, sobolev)
         features = weight.shape[1]
         response = respond(head, activation.reshape(-1, features), target)
         ctx.save_for_backward(activation)
@@ -178,7 +196,7 @@ class ClosedBoundary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         (true,) = grads
-        rest: tuple[None, ...] = (None,) * 6
+        rest: tuple[None, ...] = (None,) * 7
         if ctx.record is not None:
             if ctx.record.is_inert:
                 return true, None, None, None, None, *rest
@@ -190,7 +208,7 @@ class ClosedBoundary(torch.autograd.Function):
         if ctx.mode == TRUE:
             mixed = true
         else:
-            mixed = synthetic(head, response).view_as(true)
+            mixed = synthetic(head, response, inverse_scale).view_as(true)
             if ctx.mode == MIXED:
                 mixed = mixed.lerp(true, mix.to(true.dtype))
 
@@ -244,6 +262,7 @@ def cross_closed(
         mix,
         mode,
         head.criterion,
+        head.sobolev,
         record,
     )
     return out
@@ -269,4 +288,6 @@ def head_of(synthesizer: torch.nn.Module) -> Head | None:
     first = synthesizer.first
     if first.weight.dtype not in (torch.float32, torch.float64):
         return None
-    return Head(first.weight, first.bias, synthesizer.gain, synthesizer.criterion)
+    return Head(
+        first.weight, first.bias, synthesizer.gain, synthesizer.criterion, synthesizer.sobolev
+    )

@@ -74,7 +74,7 @@ class Closed:
         self._train = train
 
     def gradient(self, scale: Tensor) -> Tensor:  # noqa: D102
-        return synthetic(self._head, self._response).view(self._shape)
+        return synthetic(self._head, self._response, scale).view(self._shape)
 
     def learn(self, true: Tensor, inverse_scale: Tensor, features: int) -> Tensor:  # noqa: D102
         flat = true.reshape(-1, features)

@@ -12,7 +12,7 @@ from dni.closed_form import head_of
 CRITERIA = ["cross_entropy", "mse", "binary_cross_entropy"]
 
 
-def made(criterion: str, unlock: str = "none", share: float = 0.0) -> DNI:
+def made(criterion: str, unlock: str = "none", share: float = 0.0, sobolev: float = 0.0) -> DNI:
     torch.manual_seed(3)
     network = nn.Sequential(
         nn.Sequential(nn.Linear(6, 7), nn.Tanh()),
@@ -22,7 +22,7 @@ def made(criterion: str, unlock: str = "none", share: float = 0.0) -> DNI:
     return DNI(
         network,
         dni_network="critic",
-        dni_params={"criterion": criterion},
+        dni_params={"criterion": criterion, "sobolev": sobolev},
         context_size=3,
         grad_lr=0.05,
         optim="sgd",
@@ -57,15 +57,16 @@ def trained(net: DNI, steps: int = 12) -> DNI:
     return net
 
 
+@pytest.mark.parametrize("sobolev", [0.0, 0.2])
 @pytest.mark.parametrize("unlock", ["none", "update"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_it_trains_networks_and_synthesizers_alike(
-    criterion: str, share: float, unlock: str
+    criterion: str, share: float, unlock: str, sobolev: float
 ) -> None:
     if unlock == "update" and share:
         pytest.skip("unlocking is for λ = 0")
-    closed, plain = made(criterion, unlock, share), made(criterion, unlock, share)
+    closed, plain = (made(criterion, unlock, share, sobolev) for _ in range(2))
     trained(closed, 1), trained(plain, 1)  # the interfaces are there now
     for interface in closed.interfaces.values():
         assert head_of(interface.synthesizer) is not None

@@ -123,11 +123,46 @@ def test_a_map_gets_the_gradient_through_the_pooling(
     input, target = torch.randn(5, 3, *size).double(), one_hot(5)
 
     def loss(leaf: Tensor) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(leaf, (2, 2)).flatten(1)
-        return local_loss(critic, criterion, pooled, target)
+        grid = F.adaptive_avg_pool2d(leaf, (min(size[0], 2), min(size[1], 2)))
+        corner = torch.zeros(5, 3, 2, 2).double()
+        corner[..., : grid.shape[-2], : grid.shape[-1]] = grid
+        return local_loss(critic, criterion, corner.flatten(1), target)
 
     gradient = critic(input, None, target)[0]
     torch.testing.assert_close(gradient, through_autograd(loss, input))
+
+
+@every_criterion
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("maps", [False, True], ids=["vectors", "maps"])
+@pytest.mark.parametrize("own", [False, True], ids=["named", "own"])
+def test_the_local_loss_itself_is_learned_by_its_weight(
+    criterion: str, layers: int, maps: bool, own: bool
+) -> None:
+    input = (torch.randn(5, 3, 4, 6) if maps else torch.randn(5, 3)).double()
+    target, teacher = one_hot(5), torch.randn_like(input)
+    rows = F.adaptive_avg_pool2d(input, (2, 2)).flatten(1) if maps else input
+    params: dict[str, Any] = {"num_layers": layers, "maps": maps, "pool_size": 2}
+    loss = REFERENCES[criterion] if own else criterion
+    plain = awake(CriticDNI(3, 5, 3, C, criterion=loss, **params))
+    both = CriticDNI(3, 5, 3, C, criterion=loss, sobolev=0.7, **params).double()
+    both.load_state_dict(plain.state_dict())
+
+    matched = ((plain(input, None, target)[0] - teacher) ** 2).sum()
+    value = local_loss(plain, criterion, rows, target) / plain.gain.detach().exp()
+    weights = [*plain.parameters()]
+    expected = torch.autograd.grad(matched + 0.7 * value, weights)
+    ((both(input, None, target)[0] - teacher) ** 2).sum().backward()
+    for (name, parameter), wanted, own_gain in zip(
+        both.named_parameters(), expected, [p is plain.gain for p in weights], strict=True
+    ):
+        assert parameter.grad is not None, name
+        # The gain weighs the gradient alone: fitted to values, it would make every loss nothing.
+        if own_gain:
+            (wanted,) = torch.autograd.grad(
+                ((plain(input, None, target)[0] - teacher) ** 2).sum(), [plain.gain]
+            )
+        torch.testing.assert_close(parameter.grad, wanted)
 
 
 @every_criterion
@@ -272,6 +307,8 @@ def test_a_map_needs_one_label_a_sample(labels: tuple[int, ...]) -> None:
         ({"criterion": 3}, "criterion"),
         ({"num_layers": -1}, "num_layers"),
         ({"pool_size": 0}, "pool_size"),
+        ({"sobolev": -0.1}, r"sobolev.*-0\.1.*at least 0"),
+        ({"sobolev": True}, r"sobolev.*True.*at least 0"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,10 @@ class CriticDNI(DNINetwork):
     adds :math:`B^T (\mathbb{1}_{B h_n + c > 0} \odot C^T r_n)` to :math:`A^T r_n`.
     :math:`A`, :math:`b` and :math:`C` start at zero, and so does :math:`s`.
 
+    A local loss that predicts the network's own has its value, too: with a weight ``sobolev``
+    of :math:`\sigma` the head is also fitted to the target, by the term
+    :math:`\frac{\sigma}{N} \sum_n \ell(z(h_n), y_n)` beside the regression of the gradient.
+
     Needs a context: the target of the criterion, as one-hot labels or as features.
 
     Args:
@@ -65,7 +69,10 @@ class CriticDNI(DNINetwork):
             gained nothing on MNIST with three layers (ten epochs, three seeds), and costs time;
             with twenty, one seed stayed at 11 % error without it (2.6 % with it, six epochs).
         maps: Whether the activation is a feature map; the wrapper sets it.
-        pool_size: A map is averaged to this height and width before the head.
+        pool_size: A map with more rows or columns is averaged to so many before the head. The
+            more the better the critic of a convolution, up to the size of the map, and the dearer.
+        sobolev: Weight :math:`\sigma` of the local loss itself in the training of the critic; 0
+            matches gradients alone.
 
     Shapes:
         ``input`` ``[*, input_size]`` and ``context`` ``[*, context_size]`` -> gradient
@@ -73,11 +80,13 @@ class CriticDNI(DNINetwork):
         ``[B, context_size]`` -> ``[B, input_size, H, W]``.
 
     Raises:
-        ConfigError: An unknown criterion, or no ``context_size``.
+        ConfigError: An unknown criterion, no ``context_size``, or a number out of its range.
 
     Source:
-        The critic of Czarnecki et al. 2017, arXiv:1703.00522; matching gradients as in Sobolev
-        training, arXiv:1706.04859. The closed form and the gain are ours.
+        The critic of Czarnecki et al. 2017, arXiv:1703.00522; matching gradients, and values
+        beside them, as in Sobolev training, arXiv:1706.04859. Theirs is the value of the
+        network's loss; an interface does not see that one, so ours is what the loss is made of,
+        the target. The closed form and the gain are ours.
 
     Example:
         >>> critic = CriticDNI(4, 0, 4, context_size=3)
@@ -100,6 +109,7 @@ class CriticDNI(DNINetwork):
         num_layers: int = 0,
         maps: bool = False,
         pool_size: int = 7,
+        sobolev: float = 0.0,
     ) -> None:
         super().__init__(input_size, hidden_size, output_size)
         at_least(0, num_layers=num_layers)
@@ -114,7 +124,10 @@ class CriticDNI(DNINetwork):
                 f"`criterion` is {criterion!r}, no loss known here."
                 f"{did_you_mean(str(criterion), RESIDUALS)} Or pass a function."
             )
+        if isinstance(sobolev, bool) or not isinstance(sobolev, int | float) or not sobolev >= 0:
+            raise ConfigError(f"`sobolev` is {sobolev!r}; a weight of at least 0 is needed.")
         self.criterion = criterion
+        self.sobolev = float(sobolev)
         self.pool_size = pool_size if maps else None
         features = input_size * (pool_size**2 if maps else 1)
         # The linear part and the first hidden layer see the same and are one matrix: it is faster.
@@ -156,16 +169,28 @@ class CriticDNI(DNINetwork):
                 f"The context has {tuple(context.shape[:-1])} targets, the feature map has shape "
                 f"{tuple(input.shape)}; a critic of a map needs one target per sample."
             )
-        pooled = F.adaptive_avg_pool2d(input, (self.pool_size, self.pool_size))
-        gradient = self._gradient(pooled.flatten(1), context).view_as(pooled)
-        rows, columns = (averages(size, self.pool_size, like=gradient) for size in input.shape[-2:])
+        cells = min(input.shape[-2], self.pool_size), min(input.shape[-1], self.pool_size)
+        pooled = F.adaptive_avg_pool2d(input, cells)
+        gradient = self._gradient(pooled.flatten(1), context, cells).view_as(pooled)
+        rows, columns = (
+            averages(size, count, like=gradient)
+            for size, count in zip(input.shape[-2:], cells, strict=True)
+        )
         return rows @ gradient @ columns.T, hidden
 
-    def _gradient(self, positions: Tensor, target: Tensor) -> Tensor:
+    def _gradient(
+        self, positions: Tensor, target: Tensor, cells: tuple[int, int] | None = None
+    ) -> Tensor:
         """Gradient of the local loss. Shape of ``positions``: ``[N, features]``."""
-        output = self.first(positions)
+        weight, size = self.first.weight, self.pool_size
+        if size is None or cells is None or cells == (size, size):
+            output = self.first(positions)
+        else:  # a smaller map has the weights of the first rows and columns
+            grid = weight.view(len(weight), -1, size, size)
+            weight = grid[..., : cells[0], : cells[1]].flatten(1)
+            output = F.linear(positions, weight, self.first.bias)
         if self.final is None:
-            return self._residual(output, target) @ self.first.weight
+            return self._residual(output, target) @ weight
         classes = self.final.out_features
         output, hidden = output[:, :classes], output[:, classes:]
         units = [hidden.relu()]
@@ -178,19 +203,40 @@ class CriticDNI(DNINetwork):
             assert isinstance(layer, nn.Linear)
             back = (back * (units.pop() > 0)) @ layer.weight
         back = back * (units.pop() > 0)
-        return torch.cat((residual, back), -1) @ self.first.weight
+        return torch.cat((residual, back), -1) @ weight
 
     def _residual(self, output: Tensor, target: Tensor) -> Tensor:
         """Gradient of the local loss with respect to the output of the head."""
-        gain, target = self.gain.exp(), target.to(output.dtype)
+        target = target.to(output.dtype)
+        if self.sobolev and output.requires_grad:
+            slope = self._slope(output.detach(), target, self.sobolev).detach()
+            output = Fitted.apply(output, slope)  # type: ignore[no-untyped-call]
+        return self._slope(output, target, self.gain.exp())
+
+    def _slope(self, output: Tensor, target: Tensor, weight: Tensor | float) -> Tensor:
+        """Gradient of the weighted criterion, the mean over all positions."""
         if isinstance(self.criterion, str):
-            return RESIDUALS[self.criterion](output, target) * (gain / len(output))
+            return RESIDUALS[self.criterion](output, target) * (weight / len(output))
         with torch.enable_grad():
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             loss = self.criterion(output, target)
             (gradient,) = torch.autograd.grad(loss, output, create_graph=True)
-        return gradient * gain
+        return gradient * weight
+
+
+class Fitted(torch.autograd.Function):
+    """Identity on the head's output that adds a loss of its own to whatever comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, slope: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(slope)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+        (slope,) = ctx.saved_tensors
+        return grads[0] + slope, None
 
 
 def averages(size: int, cells: int, *, like: Tensor) -> Tensor:
