@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 
 from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from mnist import load_mnist
 from report import markdown_table
 from runs import Plan, Run
 from trial_tables import (
@@ -19,8 +17,9 @@ from trial_tables import (
     difference,
     draw_depths,
     finish_and_read,
+    mnist_parser,
     parse,
-    trial_parser,
+    read_mnist,
     write_page,
 )
 from trials import (
@@ -111,8 +110,7 @@ def draw_cosines(axes: Axes, runs: Sequence[Run]) -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = trial_parser(__doc__)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="holds MNIST/raw")
+    parser = mnist_parser(__doc__)
     parser.add_argument("--epochs", type=int, default=10)
     return parse(parser, "depth.md")
 
@@ -120,8 +118,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Train what is asked for and not trained yet, write the page of all that is finished."""
     options = arguments()
-    limit = 10 * BATCH if options.quick else None
-    data = with_validation(load_mnist(options.data_dir, options.device, limit=limit))
+    data = with_validation(read_mnist(options))
     shared = [options.output.with_name("mnist.jsonl")]
     runs = finish_and_read(
         plans(options, data), options, lambda plan: train(plan, data), others=shared

@@ -17,6 +17,7 @@ import matplotlib as mpl
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
@@ -131,7 +132,8 @@ def waiting(trained: nn.Module) -> Callable[[], Iterator[Tensor]]:
 
     def held() -> Iterator[Tensor]:
         for handover in [*unlock._waiting.values()] if unlock else []:
-            yield handover.prediction
+            leaves = tree_leaves([*vars(handover.foresight).values()])
+            yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     return held
 
@@ -206,7 +208,8 @@ def measure_missing(options: argparse.Namespace) -> list[Peak]:
     path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
     for plan in tqdm(plans(options.depths), desc="memory", unit="row", disable=None):
         if plan not in done:
-            done[plan] = measure_apart(*plan, options)
+            method, depth = plan
+            done[plan] = measure_apart(method, depth, options)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"at": here, "peak": asdict(done[plan])}) + "\n")
     return [done[plan] for plan in plans(options.depths)]

@@ -1,4 +1,4 @@
-"""MNIST in memory, and the share of it that a network gets wrong."""
+"""MNIST in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dni.vision import import_torchvision
 from workloads import PIXELS
@@ -46,12 +46,3 @@ def load_mnist(folder: Path, device: torch.device, *, limit: int | None = None) 
     pixels = [part.data[:limit].to(device).reshape(-1, PIXELS) / 255 for part in parts]
     labels = [part.targets[:limit].to(device) for part in parts]
     return Images(train=pixels[0], train_labels=labels[0], test=pixels[1], test_labels=labels[1])
-
-
-@torch.no_grad()
-def percent_wrong(network: nn.Module, images: Images) -> float:
-    """Share of the test images that the network gets wrong, in percent."""
-    network.eval()
-    wrong = network(images.test).argmax(-1) != images.test_labels
-    network.train()
-    return 100 * float(wrong.double().mean())

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from mnist import load_mnist
 from report import markdown_table
 from runs import Plan, Run
 from trial_tables import (
@@ -16,13 +14,17 @@ from trial_tables import (
     difference,
     draw_depths,
     finish_and_read,
+    mnist_parser,
     parse,
-    trial_parser,
+    read_mnist,
     write_page,
 )
 from trials import (
     BATCH,
+    CRITIC,
+    MAPS,
     METHODS,
+    SOBOLEV,
     UNITS,
     Data,
     mnist_settings,
@@ -41,10 +43,12 @@ images are trained on in batches of {batch} with Adam 1e-3, {valid} others choos
 {test} are tested. Layers are hidden layers. FCN: Linear, BatchNorm, ReLU of {units} units,
 {fcn}. CNN: 5×5 convolution of {filters} filters (the paper has 64), BatchNorm, ReLU, 3×3 pooling
 at every second pixel, {cnn}. Every hidden layer's output has an interface with λ = 0; *no
-backprop* trains the output layer alone. cDNI and critic see the labels in training. Runs of one
-seed start from the same network and see the same batches. A dash: no run is finished yet; fewer
-seeds are said as such. The paper trains for 500,000 updates (`--iterations 500000`): compare
-columns here, not pages."""
+backprop* trains the output layer alone. cDNI and critics see the labels in training; *Sobolev* is
+the critic that is also fitted to the labels (`sobolev=1`). Runs of one seed start from the same
+network and see the same batches. A dash: no run is finished yet; fewer seeds are said as such. The
+paper trains for 500,000 updates (`--iterations 500000`): compare columns here, not pages.
+
+Convolutions have `{maps}` instead of what stands below."""
 
 
 def plans(options: argparse.Namespace, data: Data) -> list[Plan]:
@@ -75,20 +79,20 @@ def table(runs: Sequence[Run], seeds: int) -> str:
             ]
             by_method = ([run for run in mine if run.row == method] for method in METHODS)
             cells = (cell(some, seeds) for some in by_method)
-            rows.append([f"{network} {layers}", *cells, difference(mine)])
-    return markdown_table(["", *METHODS, "critic minus backprop"], rows)
+            minus = (difference(mine, method) for method in (CRITIC, SOBOLEV))
+            rows.append([f"{network} {layers}", *cells, *minus])
+    return markdown_table(["", *METHODS, "critic minus backprop", "Sobolev minus backprop"], rows)
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = trial_parser(__doc__)
+    parser = mnist_parser(__doc__)
     add = parser.add_argument
-    add("--data-dir", type=Path, default=Path("data"), help="holds MNIST/raw")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--epochs", type=int, help=f"for all networks; default: {EPOCHS}")
     budget.add_argument("--iterations", type=int, help="updates instead; the paper's: 500000")
     add("--filters", type=int, default=16, help="of a convolution; the paper's: 64")
-    add("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="train these")
+    add("--networks", nargs="+", choices=NETWORKS, dest="network", help="default: all")
     return parse(parser, "mnist.md")
 
 
@@ -106,6 +110,7 @@ def explanation(options: argparse.Namespace, data: Data) -> str:
         filters=options.filters,
         fcn=budgets["FCN"],
         cnn=budgets["CNN"],
+        maps=MAPS,
         **data.counts,
     )
 
@@ -113,18 +118,8 @@ def explanation(options: argparse.Namespace, data: Data) -> str:
 def main() -> None:
     """Train what is asked for and not trained yet, write the page of all that is finished."""
     options = arguments()
-    limit = 10 * BATCH if options.quick else None
-    data = with_validation(load_mnist(options.data_dir, options.device, limit=limit))
-
-    def make(plan: Plan) -> Run:
-        return train(plan, data)
-
-    every = plans(options, data)
-    chosen = [plan for plan in every if plan[2]["network"] in options.networks]
-    finish_and_read(chosen, options, make)
-    options.report = True  # what is left to read may be of the other networks
-    runs = finish_and_read(every, options, make)
-
+    data = with_validation(read_mnist(options))
+    runs = finish_and_read(plans(options, data), options, lambda plan: train(plan, data))
     figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for axes, network in zip(panels, NETWORKS, strict=True):
         mine = [run for run in runs if run.settings["network"] == network]

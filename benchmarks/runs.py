@@ -29,6 +29,8 @@ class Run:
     """The working tree it was made in."""
     validation: list[float] = field(default_factory=list)
     """Error on held-out training data after each epoch, in percent, where any was held out."""
+    losses: list[float] = field(default_factory=list)
+    """Mean training loss up to each of the errors since the one before, where it is of interest."""
 
 
 Plan = tuple[str, int, dict[str, Any]]

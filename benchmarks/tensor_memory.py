@@ -59,7 +59,8 @@ class Tally:
     def look(self) -> None:
         """Bring the peak up to date."""
         others = {_address(t): t.untyped_storage().nbytes() for t in self._others()}
-        self.peak = max(self.peak, sum((self._bytes | others).values()))
+        held = self._bytes | others
+        self.peak = max(self.peak, sum(held[a] for a in held.keys() - self._excluded))
 
 
 class Allocations(TorchDispatchMode):

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mnist import Images, load_mnist
 from report import benchmark_parser, default_output, provenance, write_report
 from runs import Plan, Run, finish, finished
-from trials import BACKPROP, COLOURS, CRITIC, SYNTHESIS, selected
+from trials import BACKPROP, BATCH, COLOURS, CRITIC, METHODS, SYNTHESIS, selected
 
 mpl.use("agg")
 
 
-def trial_parser(description: str | None) -> argparse.ArgumentParser:
+def trial_parser(
+    description: str | None, *, methods: Collection[str] = METHODS
+) -> argparse.ArgumentParser:
     """A command line with the flags that every page of training runs has.
 
     Args:
         description: What the benchmark shows.
+        methods: What may be chosen from.
     """
     parser = benchmark_parser(description)
     add = parser.add_argument
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--layers", nargs="+", type=int, help="train these depths; default: all")
-    add("--methods", nargs="+", choices=COLOURS, help="train these; default: all")
+    add("--methods", nargs="+", choices=methods, help="train these; default: all")
     add("--report", action="store_true", help="train nothing, write what is finished")
     return parser
+
+
+def mnist_parser(
+    description: str | None, *, methods: Collection[str] = METHODS
+) -> argparse.ArgumentParser:
+    """The same for a page of runs on MNIST."""
+    parser = trial_parser(description, methods=methods)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="holds MNIST/raw")
+    return parser
+
+
+def read_mnist(options: argparse.Namespace) -> Images:
+    """MNIST where the command line says it is; few images for a quick run."""
+    limit = 10 * BATCH if options.quick else None
+    return load_mnist(options.data_dir, options.device, limit=limit)
 
 
 def parse(parser: argparse.ArgumentParser, page: str) -> argparse.Namespace:
@@ -46,8 +66,9 @@ def parse(parser: argparse.ArgumentParser, page: str) -> argparse.Namespace:
 def is_asked_for(plan: Plan, options: argparse.Namespace) -> bool:
     """Whether this command trains the run; the page shows finished ones in any case."""
     method, _, settings = plan
-    layers = options.layers is None or settings["layers"] in options.layers
-    return layers and (options.methods is None or method in options.methods)
+    facts = {"methods": method, **settings}
+    asked = {key: getattr(options, key, None) for key in ("methods", "layers", "network", "data")}
+    return all(facts[key] in wanted for key, wanted in asked.items() if wanted is not None)
 
 
 def finish_and_read(
@@ -71,22 +92,22 @@ def finish_and_read(
     return finished(plans, [*others, path])
 
 
-def cell(runs: Sequence[Run], seeds: int) -> str:
-    """Mean and range of the runs' errors."""
+def cell(runs: Sequence[Run], seeds: int, *, at: Callable[[Run], float] = selected) -> str:
+    """Mean and range of the runs' errors, each taken `at` its chosen epoch."""
     if not runs:
         return "-"
-    errors = [selected(run) for run in runs]
+    errors = [at(run) for run in runs]
     text = f"{mean(errors):.2f} ({min(errors):.2f}-{max(errors):.2f})"
     return text if len(runs) == seeds else f"{text}, {len(runs)} of {seeds} seeds"
 
 
-def difference(runs: Sequence[Run]) -> str:
-    """Critic minus backprop, over the seeds that both have finished."""
+def difference(runs: Sequence[Run], method: str = CRITIC) -> str:
+    """A method minus backprop, over the seeds that both have finished."""
     errors = {(run.row, run.seed): selected(run) for run in runs}
-    seeds = [seed for row, seed in errors if row == CRITIC and (BACKPROP, seed) in errors]
+    seeds = [seed for row, seed in errors if row == method and (BACKPROP, seed) in errors]
     if not seeds:
         return "-"
-    return f"{mean(errors[CRITIC, seed] - errors[BACKPROP, seed] for seed in seeds):+.2f}"
+    return f"{mean(errors[method, seed] - errors[BACKPROP, seed] for seed in seeds):+.2f}"
 
 
 def draw_depths(axes: Axes, runs: Sequence[Run], *, methods: Sequence[str], title: str) -> None:
@@ -114,14 +135,15 @@ def write_page(
     paragraphs: Sequence[str],
     figure: Figure,
     runs: Sequence[Run],
+    synthesis: Mapping[str, Mapping[str, Any]] = SYNTHESIS,
 ) -> None:
     """Write the page: table, picture and text, then the synthesizers and where it comes from."""
     picture = options.output.with_suffix(".png")
     facts = provenance(options.device)
     facts["command"] = facts["command"].replace(" --report", "")  # what makes the runs
     facts["runs made at"] = ", ".join(sorted({run.commit for run in runs}))
-    used = [method for method in SYNTHESIS if any(run.row == method for run in runs)]
-    lines = "\n".join(f"- {method}: `{SYNTHESIS[method]}`" for method in used)
+    used = [method for method in synthesis if any(run.row.startswith(method) for run in runs)]
+    lines = "\n".join(f"- {method}: `{synthesis[method]}`" for method in used)
     content = [paragraphs[0], f"![{title}]({picture.name})", *paragraphs[1:]]
     write_report(options.output, title, [*content, f"Synthesizers:\n\n{lines}"], facts)
     figure.savefig(picture, dpi=150)

@@ -19,15 +19,19 @@ from runs import Plan, Run
 from workloads import CNN, FCN, PIXELS, Learn, backprop, make_optimizer
 
 BATCH, UNITS, VALIDATION = 256, 256, 5000
+PARAMETERS = ("num_layers", "pool_size", "sobolev")  # of a synthesizer
 EVALUATE_EVERY = 20  # updates at least: small data have epochs of one
-NO_BACKPROP, BACKPROP, PLAIN, LABELS, CRITIC = METHODS = (
+NO_BACKPROP, BACKPROP, PLAIN, LABELS, CRITIC, SOBOLEV = METHODS = (
     "no backprop",
     "backprop",
     "DNI",
     "cDNI",
     "critic",
+    "critic, Sobolev",
 )
-COLOURS = dict(zip(METHODS, ["#999999", "#000000", "#0072b2", "#009e73", "#d55e00"], strict=True))
+COLOURS = dict(
+    zip(METHODS, ["#999999", "#000000", "#0072b2", "#009e73", "#d55e00", "#cc79a7"], strict=True)
+)
 
 # One choice each for all data and all depths; λ = 0, so no true gradient crosses an interface.
 SYNTHESIS: dict[str, dict[str, Any]] = {
@@ -35,6 +39,12 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
     LABELS: {"dni_network": "linear", "num_layers": 0, "grad_lr": 1e-2},
     CRITIC: {"dni_network": "critic", "num_layers": 1, "hidden_size": 32, "grad_lr": 3e-3},
 }
+MAPS: dict[str, dict[str, Any]] = {
+    "linear": {"dni_network": "conv2d"},
+    "critic": {"num_layers": 0, "pool_size": 14},  # sees the paper's maps as they are
+}
+"""What replaces this where the hidden layers are convolutions."""
+SYNTHESIS[SOBOLEV] = SYNTHESIS[CRITIC] | {"sobolev": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,20 +53,26 @@ class Data:
 
     train: tuple[Tensor, Tensor]
     """What is learned from."""
-    valid: tuple[Tensor, Tensor]
-    """What chooses the epoch."""
+    valid: tuple[Tensor, Tensor] | None = None
+    """What chooses the epoch; where there is none, the last one is taken."""
     test: tuple[Tensor, Tensor]
     """What is reported."""
 
     @property
     def counts(self) -> dict[str, int]:
         """Samples in each part."""
-        return {"train": len(self.train[0]), "valid": len(self.valid[0]), "test": len(self.test[0])}
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: len(part[0]) if part else 0 for name, part in parts.items()}
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return int(self.train[1].max()) + 1
+
+
+def without_validation(images: Images) -> Data:
+    """All MNIST images to train on, and those to test."""
+    return Data(train=(images.train, images.train_labels), test=(images.test, images.test_labels))
 
 
 def with_validation(images: Images, count: int = VALIDATION) -> Data:
@@ -105,8 +121,8 @@ def settings_of(method: str, *, network: str, layers: int, units: int = UNITS) -
     if method not in SYNTHESIS:
         return settings
     synthesis = {"hidden_size": units, **SYNTHESIS[method]}
-    if network == "CNN" and synthesis["dni_network"] == "linear":
-        synthesis["dni_network"] = "conv2d"
+    if network == "CNN":
+        synthesis |= MAPS[synthesis["dni_network"]]
     return settings | synthesis
 
 
@@ -119,22 +135,27 @@ def mnist_settings(data: Data, *, steps: int) -> dict[str, Any]:
 def learner(
     method: str, network: Convolutional | FCN, settings: dict[str, Any]
 ) -> tuple[nn.Module, Learn]:
-    """What to train and evaluate, and its training step."""
+    """What to train and evaluate, and its training step.
+
+    Settings without a synthesizer are plain backprop. Those with one have λ = 0, see the labels
+    and unlock nothing, unless `lambda`, `context` and `options` say otherwise.
+    """
     if method == NO_BACKPROP:
         network.hidden.requires_grad_(False)
-    if method not in SYNTHESIS:
+    if "dni_network" not in settings:
         return network, backprop(network)
-    sees_labels = method != PLAIN
+    sees_labels = settings.get("context", method != PLAIN)
     wrapped = DNI(
         network,
         dni_network=settings["dni_network"],
-        dni_params={"num_layers": settings["num_layers"]},
+        dni_params={k: settings[k] for k in PARAMETERS if k in settings},
         optim=make_optimizer,
         grad_lr=settings["grad_lr"],
         hidden_size=settings["hidden_size"],
-        lambda_=0.0,
+        lambda_=settings.get("lambda", 0.0),
         sites=[f"hidden.{index}" for index in range(settings["layers"])],
         context_size=network.output.out_features if sees_labels else None,
+        **settings.get("options", {}),
     )
 
     def learn(value: Tensor, target: Tensor) -> None:
@@ -175,9 +196,10 @@ def train(plan: Plan, data: Data) -> Run:
                     left -= 1
             synchronize(data.train[0].device)
             seconds += time.perf_counter() - start
-            run.validation.append(percent_wrong(network, *data.valid))
             run.errors.append(percent_wrong(network, *data.test))
-            bar.set_postfix_str(f"validation error {run.validation[-1]:.2f} %")
+            if data.valid:
+                run.validation.append(percent_wrong(network, *data.valid))
+            bar.set_postfix_str(f"{run.errors[-1]:.2f} % wrong")
     print(f"{title}: test error {selected(run):.2f} %, {seconds:.0f} s", flush=True)
     found = network.statistics() if isinstance(network, DNI) else {}
     cosines = {site: statistics["cosine"] for site, statistics in found.items()}
@@ -197,7 +219,9 @@ def steps_per_epoch(data: Data) -> int:
 
 
 def selected(run: Run) -> float:
-    """Test error after the epoch that was best in validation, the first where several were."""
+    """Test error after the epoch that was best in validation; without one, after the last."""
+    if not run.validation:
+        return run.errors[-1]
     return run.errors[run.validation.index(min(run.validation))]
 
 

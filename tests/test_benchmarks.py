@@ -182,9 +182,9 @@ def test_the_table_of_mnist_and_the_page_of_depths_share_their_runs(tmp_path: Pa
     first = run("mnist_table.py", *flags, table, "--layers", "3", "--networks", "FCN")
     assert first.returncode == 0, first.stderr
     [row] = cells(table, "FCN 3")
-    assert len(row) == 7
-    assert "-" not in row  # each of the five methods, and their difference
-    assert cells(table, "CNN 3")[0][1:] == ["-"] * 6
+    assert len(row) == 9
+    assert "-" not in row  # each of the six methods, and two differences
+    assert cells(table, "CNN 3")[0][1:] == ["-"] * 8
     runs = [json.loads(line) for line in (tmp_path / "mnist.jsonl").read_text().splitlines()]
     assert [len(some["errors"]) for some in runs] == [len(some["validation"]) for some in runs]
 
@@ -197,12 +197,12 @@ def test_the_table_of_mnist_and_the_page_of_depths_share_their_runs(tmp_path: Pa
     (tmp_path / "mnist.jsonl").unlink()
     third = run("mnist_table.py", *flags, table, "--report")
     assert third.returncode == 0, third.stderr
-    assert cells(table, "FCN 3")[0][1:] == ["-"] * 6
+    assert cells(table, "FCN 3")[0][1:] == ["-"] * 8
 
 
 def test_a_killed_page_of_runs_loses_the_run_in_progress_alone(tmp_path: Path) -> None:
     page, results = tmp_path / "page.md", tmp_path / "page.jsonl"
-    flags = ("--output", page, "--layers", "3")
+    flags = ("--output", page, "--layers", "3", "--methods", "backprop", "critic")
     first = run("small_data.py", *flags)
     assert first.returncode == 0, first.stderr
     names = ["digits", "patches", "breast cancer", "wine", "iris"]
@@ -214,6 +214,39 @@ def test_a_killed_page_of_runs_loses_the_run_in_progress_alone(tmp_path: Path) -
     assert second.stdout.count("finished before") == len(lines) - 1
     again = results.read_text(encoding="utf-8").splitlines()[-1]
     assert json.loads(again)["errors"] == json.loads(lines[-1])["errors"]
+
+
+def test_unlocking_has_a_row_for_every_way_of_training(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    page = tmp_path / "page.md"
+    flags = ("--output", page, "--data-dir", tmp_path)
+    done = run("unlocking.py", *flags)
+    assert done.returncode == 0, done.stderr
+    rows = cells(page, "backprop") + cells(page, "critic")
+    settings = ["", "", "`unlock='forward'`", "`update_probability=0.2`"]
+    assert [row[1] for row in rows] == settings
+    assert all(0 < float(row[2].split()[0]) < 100 for row in rows)
+    assert [len(row[-1].split(", ")) for row in rows] == [1, 4, 4, 4]
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_resnet_shows_memory_and_learning(tmp_path: Path) -> None:
+    write_mnist(tmp_path, 100)
+    page = tmp_path / "page.md"
+    done = run("resnet.py", "--output", page, "--data-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    backprop, checkpointing, critic, unlocked, fitted = (
+        *cells(page, "backprop"),
+        *cells(page, "checkpointing"),
+        *cells(page, "critic"),
+    )
+    assert float(unlocked[1]) < float(checkpointing[1]) < float(backprop[1]) < float(critic[1])
+    assert float(fitted[1]) < float(checkpointing[1])
+    assert min(float(row[4]) for row in (backprop, unlocked, fitted)) > 0
+    assert checkpointing[4:] == critic[4:] == ["-"] * 3
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+    [line, *_] = (tmp_path / "page.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(json.loads(line)["losses"]) == len(json.loads(line)["errors"]) == 1
 
 
 def test_the_epoch_is_chosen_on_validation(helper: Helper) -> None:
@@ -240,6 +273,22 @@ def test_without_backprop_the_output_layer_alone_learns(helper: Helper) -> None:
     learn(*part)
     moved = {n for n, value in network.named_parameters() if not torch.equal(value, before[n])}
     assert moved == {"output.weight", "output.bias"}
+
+
+def test_the_memory_of_a_step_is_measured_for_every_method(
+    helper: Helper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = helper("memory")
+    monkeypatch.setattr(memory, "BATCH", 64)
+    saved = {
+        (method, depth): memory.measure(method, depth, torch.device("cpu")).saved
+        for method in memory.METHODS
+        for depth in (2, 6)
+    }
+    growth = {method: saved[method, 6] - saved[method, 2] for method in memory.METHODS}
+    assert growth[memory.UNLOCKED] < 0.05 * growth[memory.CHECKPOINT] < growth[memory.BACKPROP]
+    # What waits between two sites counts as well: two activations at least.
+    assert saved[memory.UNLOCKED, 2] > 2 * 64 * memory.UNITS * 4 / memory.MIB
 
 
 @pytest.mark.parametrize("case", ["fcn-3", "cnn"])
