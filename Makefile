@@ -26,6 +26,9 @@ check: $(INSTALLED)  ## lint, format, types and tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy tasks/mnist
+	@$(BIN)/mypy tasks/copy
+	@$(BIN)/mypy tasks/word_language_model
+	@$(BIN)/mypy --explicit-package-bases tasks/gan tasks/vunet
 	@$(BIN)/python -m pytest -q
 
 format: $(INSTALLED)  ## put the code into the project's format
