@@ -14,7 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mnist import Images, load_mnist
-from report import benchmark_parser, default_output, provenance, write_report
+from report import (
+    benchmark_parser,
+    default_output,
+    markdown_table,
+    provenance,
+    write_report,
+)
 from runs import Plan, Run, finish, finished
 from trials import BACKPROP, BATCH, COLOURS, CRITIC, METHODS, SYNTHESIS, selected
 
@@ -108,6 +114,50 @@ def difference(runs: Sequence[Run], method: str = CRITIC) -> str:
     if not seeds:
         return "-"
     return f"{mean(errors[method, seed] - errors[BACKPROP, seed] for seed in seeds):+.2f}"
+
+
+def compare(settings: Mapping[str, str], runs: Sequence[Run], seeds: int) -> str:
+    """A table with a row for each way of training one network.
+
+    Args:
+        settings: What tells a way from the others, by its name.
+        runs: Those that are finished.
+        seeds: How many there will be of each.
+    """
+    rows = []
+    for row, setting in settings.items():
+        mine = [run for run in runs if run.row == row]
+        cosines = zip(*(run.cosines.values() for run in mine), strict=True)
+        rows.append(
+            [
+                row,
+                setting,
+                cell(mine, seeds),
+                cell(mine, seeds, at=lambda run: run.errors[-1]),
+                f"{min(run.seconds for run in mine):.0f}" if mine else "-",
+                ", ".join(f"{sum(some) / len(mine):.2f}" for some in cosines),
+            ]
+        )
+    columns = ["", "setting", "test error %", "last epoch", "seconds", "cosine, by layer"]
+    return markdown_table(columns, rows)
+
+
+def draw_epochs(axes: Axes, runs: Sequence[Run], colours: Mapping[str, str], *, title: str) -> None:
+    """Test error by epoch: every seed thin, the mean of each row bold."""
+    for row, colour in colours.items():
+        curves = [run.errors for run in runs if run.row == row]
+        means = [sum(errors) / len(curves) for errors in zip(*curves, strict=True)]
+        epochs = range(1, len(means) + 1)
+        for curve in curves:
+            axes.plot(epochs, curve, color=colour, linewidth=0.7, alpha=0.4)
+        if curves:
+            axes.plot(epochs, means, color=colour, linewidth=2, label=row)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set(xlabel="epoch", ylabel="test error, %", title=title)
+    axes.grid(which="both", linewidth=0.4, alpha=0.5)
+    axes.legend(frameon=False)
 
 
 def draw_depths(axes: Axes, runs: Sequence[Run], *, methods: Sequence[str], title: str) -> None:

@@ -138,13 +138,15 @@ def learner(
     """What to train and evaluate, and its training step.
 
     Settings without a synthesizer are plain backprop. Those with one have λ = 0, see the labels
-    and unlock nothing, unless `lambda`, `context` and `options` say otherwise.
+    and unlock nothing, unless `lambda`, `context` and `options` say otherwise; the context may be
+    `"image"`, what the network itself sees.
     """
     if method == NO_BACKPROP:
         network.hidden.requires_grad_(False)
     if "dni_network" not in settings:
         return network, backprop(network)
-    sees_labels = settings.get("context", method != PLAIN)
+    context = settings.get("context", method != PLAIN)
+    sizes = {"image": PIXELS, True: network.output.out_features, False: None}
     wrapped = DNI(
         network,
         dni_network=settings["dni_network"],
@@ -154,12 +156,15 @@ def learner(
         hidden_size=settings["hidden_size"],
         lambda_=settings.get("lambda", 0.0),
         sites=[f"hidden.{index}" for index in range(settings["layers"])],
-        context_size=network.output.out_features if sees_labels else None,
+        context_size=sizes[context],
         **settings.get("options", {}),
     )
 
     def learn(value: Tensor, target: Tensor) -> None:
-        output = wrapped(value, context=target) if sees_labels else wrapped(value)
+        if context:
+            output = wrapped(value, context=value if context == "image" else target)
+        else:
+            output = wrapped(value)
         nn.functional.cross_entropy(output, target).backward()
 
     return wrapped, learn

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
-from report import markdown_table
-from runs import Plan, Run
-from trial_tables import cell, finish_and_read, mnist_parser, parse, read_mnist, write_page
+from runs import Plan
+from trial_tables import (
+    compare,
+    draw_epochs,
+    finish_and_read,
+    mnist_parser,
+    parse,
+    read_mnist,
+    write_page,
+)
 from trials import (
     BACKPROP,
     BATCH,
@@ -62,44 +67,6 @@ def plans(options: argparse.Namespace, data: Data) -> list[Plan]:
     return found
 
 
-def table(runs: Sequence[Run], seeds: int) -> str:
-    """One row for each way of training."""
-    rows = []
-    for row, own in OPTIONS.items():
-        mine = [run for run in runs if run.row == row]
-        cosines = zip(*(run.cosines.values() for run in mine), strict=True)
-        rows.append(
-            [
-                row,
-                ", ".join(f"`{key}={value!r}`" for key, value in own.items()),
-                cell(mine, seeds),
-                cell(mine, seeds, at=lambda run: run.errors[-1]),
-                f"{min(run.seconds for run in mine):.0f}" if mine else "-",
-                ", ".join(f"{sum(some) / len(mine):.2f}" for some in cosines),
-            ]
-        )
-    columns = ["", "setting", "test error %", "last epoch", "seconds", "cosine, by layer"]
-    return markdown_table(columns, rows)
-
-
-def draw(axes: Axes, runs: Sequence[Run]) -> None:
-    """Test error by epoch: every seed thin, the mean bold."""
-    for row in OPTIONS:
-        curves = [run.errors for run in runs if run.row == row]
-        means = [sum(errors) / len(curves) for errors in zip(*curves, strict=True)]
-        epochs = range(1, len(means) + 1)
-        for curve in curves:
-            axes.plot(epochs, curve, color=COLOUR[row], linewidth=0.7, alpha=0.4)
-        if curves:
-            axes.plot(epochs, means, color=COLOUR[row], linewidth=2, label=row)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set(xlabel="epoch", ylabel="test error, %", title=f"MNIST, {LAYERS} hidden layers")
-    axes.grid(which="both", linewidth=0.4, alpha=0.5)
-    axes.legend(frameon=False)
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = mnist_parser(__doc__, methods=OPTIONS)
@@ -113,11 +80,15 @@ def main() -> None:
     data = with_validation(read_mnist(options))
     runs = finish_and_read(plans(options, data), options, lambda plan: train(plan, data))
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    draw(axes, runs)
+    draw_epochs(axes, runs, COLOUR, title=f"MNIST, {LAYERS} hidden layers")
+    settings = {
+        row: ", ".join(f"`{key}={value!r}`" for key, value in own.items())
+        for row, own in OPTIONS.items()
+    }
     epochs = 1 if options.quick else options.epochs
     text = EXPLANATION.format(epochs=epochs, batch=BATCH, units=UNITS, layers=LAYERS, **data.counts)
     title = "Complete unlock and sparse updates"
-    write_page(options, title, [table(runs, len(options.seeds)), text], figure, runs)
+    write_page(options, title, [compare(settings, runs, len(options.seeds)), text], figure, runs)
 
 
 if __name__ == "__main__":

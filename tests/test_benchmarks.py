@@ -230,6 +230,19 @@ def test_unlocking_has_a_row_for_every_way_of_training(tmp_path: Path) -> None:
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
+def test_label_free_gives_images_and_no_labels(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    page = tmp_path / "page.md"
+    done = run("label_free.py", "--output", page, "--data-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [*cells(page, "linear"), *cells(page, "label_free_critic")]
+    assert [row[0] for row in rows] == ["linear", "linear_batchnorm", "label_free_critic"]
+    assert all(len(row[-1].split(", ")) == 3 for row in rows)
+    settings = [json.loads(line)["settings"] for line in page.with_suffix(".jsonl").open()]
+    contexts = [known.get("context") for known in settings]
+    assert contexts == [None, False, "image", "image"]
+
+
 def test_resnet_shows_memory_and_learning(tmp_path: Path) -> None:
     write_mnist(tmp_path, 100)
     page = tmp_path / "page.md"
