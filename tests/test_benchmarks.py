@@ -238,8 +238,8 @@ def test_label_free_gives_images_and_no_labels(tmp_path: Path) -> None:
     rows = [*cells(page, "linear"), *cells(page, "label_free_critic")]
     assert [row[0] for row in rows] == ["linear", "linear_batchnorm", "label_free_critic"]
     assert all(len(row[-1].split(", ")) == 3 for row in rows)
-    settings = [json.loads(line)["settings"] for line in page.with_suffix(".jsonl").open()]
-    contexts = [known.get("context") for known in settings]
+    lines = page.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+    contexts = [json.loads(line)["settings"].get("context") for line in lines]
     assert contexts == [None, False, "image", "image"]
 
 
