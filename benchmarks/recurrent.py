@@ -16,7 +16,7 @@ from report import benchmark_parser, default_output, provenance, write_report
 from runs import Plan, Run, finish, finished
 
 WORDS = ("characters", "words")
-UPDATES = {"copy": 40_000, "repeat_copy": 40_000, "characters": 4000, "words": 4000}
+UPDATES = {"copy": 40_000, "repeat_copy": 40_000, "characters": 2500, "words": 1000}
 WINDOWS = {"copy": [2, 3, 4, 5], "repeat_copy": [2, 3, 4, 5]}
 QUICK_UPDATES = 60
 

@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dni+aux": {"method": "dni+aux"},
     "cdni": {"method": "dni", "ahead": 8},
 }
-SYNTHESIS = {"scale": 1.0, "dni-lr": 3e-4, "warmup": 300}
+SYNTHESIS = {"scale": 1.0, "dni-lr": 1e-3, "warmup": 300}
 COLOURS = {"bptt": "#000000", "dni": "#0072b2", "dni+aux": "#009e73", "cdni": "#d55e00"}
 COMMON: dict[str, Any] = {"corpus": "brown", "cell": "lstm", "units": 128, "batch-size": 32}
 COMMON |= {"schedule": "cosine", "lr-warmup": 200, "clip": 0.5}

@@ -82,7 +82,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     is_ours = isinstance(state, dict) and set(state) == _KEYS
     if not is_ours or state["format"] != _FORMAT or state["version"] != _VERSION:
         raise CheckpointError(f"{path}: this is not a checkpoint that main.py --save wrote.")
-    return state
+    known: dict[str, Any] = state
+    return known
 
 
 def check(

@@ -34,7 +34,7 @@ class Synthesis:
     network: str = "linear"
     layers: int = 0
     hidden_size: int | None = None
-    lr: float = 3e-4
+    lr: float = 1e-3
     scale: float = 1.0
     auxiliary: float = 0.0
     ahead: int = 0
@@ -131,7 +131,8 @@ class Learner:
         weight = self.model.embedding.weight
         if self._width == len(weight):
             return one_hot(symbols, len(weight)).to(weight.dtype)
-        return self.model.embedding(symbols) / weight.square().mean().sqrt()
+        embedded: Tensor = self.model.embedding(symbols)
+        return embedded / weight.square().mean().sqrt()
 
     def _update(self) -> None:
         if self.clip is not None:
