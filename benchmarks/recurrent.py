@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     add("--methods", nargs="+", help="rows of the tables; default: all that the task has")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--updates", type=int, help="of every run; default: the task's")
+    add("--corpus", type=Path, default=Path("data/brown"), help="the Brown corpus: train.txt, …")
     add("--jobs", type=int, default=1, help="runs at a time, each on one thread")
     add("--report", action="store_true", help="train nothing: write the page of what is finished")
     options = parser.parse_args()
@@ -57,7 +58,9 @@ def train(asked: Sequence[Plan], options: argparse.Namespace) -> None:
     """Make the runs that are not finished yet, several at a time."""
 
     def make(plan: Plan) -> None:
-        finish([plan], options.output.with_suffix(".jsonl"), half(plan[2]["task"]).train)
+        module = half(plan[2]["task"])
+        path = options.output.with_suffix(".jsonl")
+        finish([plan], path, lambda plan: module.train(plan, options.corpus))
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(make, asked))

@@ -61,7 +61,7 @@ def plans(
     ]
 
 
-def train(plan: Plan) -> Run:
+def train(plan: Plan, _: object = None) -> Run:
     """Run the task's script, or go on with it where a command before was cut short.
 
     Returns:

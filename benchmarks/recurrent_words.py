@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from math import exp, log
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -17,7 +18,6 @@ from report import ROOT, commit, markdown_table
 from runs import Plan, Run
 
 SCRIPT = ROOT / "tasks" / "word_language_model" / "main.py"
-CORPUS = ROOT.parent / "shared" / "data" / "brown"
 TASKS = ("characters", "words")
 WINDOWS = [2, 5, 10, 20]
 SPAN = 20  # steps of every stream in an update, whatever the window
@@ -79,20 +79,24 @@ def plans(
     return made
 
 
-def train(plan: Plan) -> Run:
+def train(plan: Plan, corpus: Path) -> Run:
     """Run the script, or go on with it where a command before was cut short.
+
+    Args:
+        plan: What to train.
+        corpus: Folder of the Brown corpus.
 
     Returns:
         The run; its `errors` are test and its `validation` the losses in nats at the evaluations.
     """
     method, seed, settings = plan
     updates, task = settings["updates"], settings["task"]
-    if not CORPUS.exists():
-        raise SystemExit(f"No corpus at {CORPUS.parent.name}/{CORPUS.name} beside the repository.")
+    if not corpus.exists():
+        raise SystemExit(f"No corpus at {corpus}; --corpus names a folder of train.txt, …")
     folder = ROOT / "runs" / "recurrent" / f"{task}-{settings['window']}-{method}-{seed}-{updates}"
     file = folder / f"{commit().split()[0]}.pt"  # of other sources it would not be the same run
     words = [sys.executable, str(SCRIPT), f"--seed={seed}", f"--save={file}", f"--output={folder}"]
-    words += flags(settings)
+    words += [f"--data={corpus.resolve()}", *flags(settings)]
     if file.exists():
         words.append(f"--resume={file}")
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -122,7 +126,7 @@ def flags(settings: dict[str, Any]) -> list[str]:
         >>> flags({"task": "words", "window": 5, "updates": 100, "tied": True})[-4:]
         ['--window=5', '--updates=100', '--tied', '--accumulate=4']
     """
-    words = [f"--data={CORPUS}", "--threads=1", "--patience=1000"]
+    words = ["--threads=1", "--patience=1000"]
     words.append(f"--evaluate-every={max(1, settings['updates'] // EVALUATIONS)}")
     words += ["--characters"] if settings["task"] == "characters" else []
     for key, value in settings.items():
