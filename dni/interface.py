@@ -322,11 +322,12 @@ class Interface(nn.Module):
 
     def heard(self) -> Tensor | None:
         """Take what the meter has gathered since the last call. Shape ``[5]``."""
-        grad, kept = self.meter.grad, self._heard
-        self.meter.grad = self._heard = None
-        if grad is None or kept is None:
-            return kept if grad is None else grad
-        return kept + grad
+        meter, kept = self.meter, self._heard
+        grad, meter.grad = meter.grad, None
+        if kept is None:
+            return grad
+        self._heard = None
+        return kept if grad is None else kept + grad
 
     def statistics(self) -> Statistics:
         """Read the running statistics; waits for the device."""

@@ -93,7 +93,7 @@ class Interfaces(nn.Module):
 
     def values(self) -> list[Interface]:
         """Every interface, in the order they were made."""
-        return [self[name] for name in self]
+        return [module for module in self._modules.values() if isinstance(module, Interface)]
 
     def items(self) -> list[tuple[SiteName, Interface]]:
         """Every name with its interface, in the order they were made."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -14,7 +14,8 @@ from .interface import Interface
 TRUE, SYNTHETIC, PRODUCT, ENTRIES = range(4)
 """Columns of the table: sums of squares, of the product, and the number of entries."""
 
-TINY = torch.finfo(torch.float32).tiny
+SINGLE = torch.finfo(torch.float32)
+"""Limits of the numbers in the table."""
 
 MEMORY = 0.98
 """Weight of the past in the running statistics: a memory of about fifty updates."""
@@ -46,52 +47,71 @@ class MeterTable:
             interface.scale = scale[row]
             interface.inverse_scale = inverse_scale[row]
             self._rows.append((interface.running, interface.scale, interface.inverse_scale))
-        is_adaptive = torch.tensor([i.scale_targets for i in interfaces], device=running.device)
-        nothing = torch.zeros_like(running[0])
-        # On the CPU numpy shares the memory, and a call on a few numbers takes a tenth of torch's.
+        self._columns = running, scale, inverse_scale
+        self._is_adaptive = torch.tensor([i.scale_targets for i in interfaces]).to(running.device)
         self._is_cpu = running.device.type == "cpu"
-        tensors = running, scale, inverse_scale, is_adaptive, nothing
-        self._columns: tuple[Any, ...] = tuple(map(self._array, tensors))
-
-    def _array(self, tensor: Tensor) -> Any:
-        return tensor.detach().numpy() if self._is_cpu else tensor.detach()
+        # Numpy shares the memory, and reads and writes a few numbers in a tenth of torch's time.
+        self._cells = [[t.numpy() for t in row] for row in self._rows] if self._is_cpu else []
+        self._nothing = torch.zeros_like(running[0])
 
     def is_current(self, interfaces: list[Interface]) -> bool:
         """Whether the buffers of these interfaces, and of no others, are rows of this table."""
         return len(interfaces) == len(self._rows) and all(
-            i.running is running and i.scale is scale and i.inverse_scale is inverse_scale
+            (buffers := i._buffers)["running"] is running  # past Module.__getattr__
+            and buffers["scale"] is scale
+            and buffers["inverse_scale"] is inverse_scale
             for i, (running, scale, inverse_scale) in zip(interfaces, self._rows, strict=True)
         )
 
     @torch.no_grad()
-    def absorb(self, loss_scale: Tensor | None = None) -> Any:
+    def absorb(self, loss_scale: Tensor | None = None) -> bool | Tensor:
         """Take in what the meters have gathered. Never waits for the device.
 
         Args:
             loss_scale: Factor on the loss during that pass. Shape ``[]``.
 
         Returns:
-            Whether all sums were finite: a truth value of numpy on the CPU, else a tensor of
-            shape ``[]``.
+            Whether all sums were finite: a truth value on the CPU, else a tensor of shape ``[]``.
         """
-        xp: Any = numpy if self._is_cpu else torch
-        running, scale, inverse_scale, is_adaptive, nothing = self._columns
         heard = [i.heard() for i in self._interfaces]
-        measured = xp.stack([nothing if sums is None else self._array(sums) for sums in heard])
-        loss = 1.0 if loss_scale is None else self._array(loss_scale)
-        with numpy.errstate(all="ignore"):
-            measured *= 1 / METER_UNIT
-            measured[:, TRUE] /= loss**2
-            measured[:, SYNTHETIC] *= scale**2  # predictions are in units of the scale
-            measured[:, PRODUCT] *= scale / loss
-            finite = xp.isfinite(measured).all(1)
-            usable = (finite & (measured[:, TRUE] > 0))[:, None]
-            moved = MEMORY * running + (1 - MEMORY) * measured
-            running[:] = xp.where(usable, moved, running)
-            rms = xp.sqrt(running[:, TRUE] / running[:, ENTRIES])
-            known = (rms > TINY) & is_adaptive
-            scale[:] = xp.where(known, rms, scale)
-            inverse_scale[:] = xp.where(known, 1 / rms, inverse_scale)
+        if self._is_cpu:
+            loss = 1.0 if loss_scale is None else loss_scale.item()
+            return all([self._absorb_row(row, sums, loss) for row, sums in enumerate(heard)])
+        return self._absorb_columns(heard, 1.0 if loss_scale is None else loss_scale)
+
+    def _absorb_row(self, row: int, heard: Tensor | None, loss: float) -> bool:
+        """On the CPU: an interface after the other, in Python's numbers."""
+        if heard is None:
+            return True
+        running, scale, inverse_scale = self._cells[row]
+        unit = scale.item()
+        true, synthetic, product, entries, calls = (sum / METER_UNIT for sum in heard.tolist())
+        measured = true / loss**2, synthetic * unit**2, product * unit / loss, entries, calls
+        if not all(abs(value) <= SINGLE.max for value in measured):
+            return False
+        if true > 0:
+            pairs = zip(running.tolist(), measured, strict=True)
+            running[:] = moved = [MEMORY * old + (1 - MEMORY) * new for old, new in pairs]
+            rms = math.sqrt(moved[TRUE] / moved[ENTRIES])
+            if rms > SINGLE.tiny and self._interfaces[row].scale_targets:
+                scale[()], inverse_scale[()] = rms, 1 / rms
+        return True
+
+    def _absorb_columns(self, heard: list[Tensor | None], loss: Tensor | float) -> Tensor:
+        """The same on another device, which is not waited for: all interfaces at once."""
+        running, scale, inverse_scale = self._columns
+        measured = torch.stack([self._nothing if sums is None else sums for sums in heard])
+        measured *= 1 / METER_UNIT
+        measured[:, TRUE] /= loss**2
+        measured[:, SYNTHETIC] *= scale**2  # predictions are in units of the scale
+        measured[:, PRODUCT] *= scale / loss
+        finite = measured.isfinite().all(1)
+        usable = (finite & (measured[:, TRUE] > 0))[:, None]
+        running[:] = torch.where(usable, MEMORY * running + (1 - MEMORY) * measured, running)
+        rms = torch.sqrt(running[:, TRUE] / running[:, ENTRIES])
+        known = (rms > SINGLE.tiny) & self._is_adaptive
+        scale[:] = torch.where(known, rms, scale)
+        inverse_scale[:] = torch.where(known, 1 / rms, inverse_scale)
         return finite.all()
 
 

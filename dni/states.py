@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -91,16 +92,17 @@ def split(rows: Tensor, shapes: Sequence[torch.Size], batch_dim: int) -> list[Te
         tensor([[0., 2.],
                 [1., 3.]])
     """
-    batch = len(rows)
-    leads = [(batch, *shape[:batch_dim], *shape[batch_dim + 1 :]) for shape in shapes]
     if _are_beside(shapes, batch_dim):
-        widths = [shape[-1] for shape in shapes]
-        beside = rows.reshape(*leads[0][:-1], sum(widths)).movedim(0, batch_dim)
+        lead, widths = list(shapes[0][:-1]), [shape[-1] for shape in shapes]
+        del lead[batch_dim]
+        beside = rows.view(len(rows), *lead, sum(widths)).movedim(0, batch_dim)
         return [part.contiguous() for part in beside.split(widths, -1)]
-    parts = rows.split([shape.numel() // batch for shape in shapes], 1)
+    parts = rows.split([shape.numel() // len(rows) for shape in shapes], 1)
     return [
-        part.reshape(lead).movedim(0, batch_dim).contiguous()
-        for part, lead in zip(parts, leads, strict=True)
+        part.reshape(shape[batch_dim], *shape[:batch_dim], *shape[batch_dim + 1 :])
+        .movedim(0, batch_dim)
+        .contiguous()
+        for part, shape in zip(parts, shapes, strict=True)
     ]
 
 
@@ -108,6 +110,19 @@ def _are_beside(shapes: Sequence[torch.Size], batch_dim: int) -> bool:
     """Whether tensors differ in their features alone: one copy then joins them."""
     lead = shapes[0][:-1]
     return len(lead) > batch_dim and all(shape[:-1] == lead for shape in shapes)
+
+
+def asinh(rows: Tensor) -> Tensor:
+    """The inverse hyperbolic sine, entry by entry, of a constant.
+
+    Example:
+        >>> asinh(torch.tensor([-3.0, 0.0, 1e-8]))
+        tensor([-1.8184e+00,  0.0000e+00,  1.0000e-08])
+    """
+    if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
+        return rows.asinh()
+    # Numpy's is vectorized: torch's takes as long on the CPU as a small network's layer does.
+    return torch.from_numpy(numpy.arcsinh(rows.numpy()))
 
 
 def batch_dim_of(module: nn.Module) -> int:

@@ -20,7 +20,7 @@ from .interface import Interface, Statistics
 from .interfaces import Interfaces
 from .optimizers import OptimizerSpec, make_optimizer, ordered_like
 from .sites import SiteName
-from .states import batch_dim_of, join, rebuilt, sizes_of, tensors_in
+from .states import asinh, batch_dim_of, join, rebuilt, sizes_of, tensors_in
 from .synthesizers.base import at_least, start_at_zero
 from .synthesizers.choose import Layout, resolve
 from .synthesizers.linear import LinearDNI
@@ -298,7 +298,8 @@ class TemporalDNI(nn.Module):
         rows = join(values, self.batch_dim)
         if done is not None:
             check_done(done, len(rows))
-        self._sizes = [t.numel() // len(rows) for t in values]
+        if self._sizes is None:
+            self._sizes = [t.numel() // len(rows) for t in values]
         outputs = tensors_in(output)
         if SITE not in self.interfaces:
             self._make_interface(rows.shape[1], rows)
@@ -333,15 +334,15 @@ class TemporalDNI(nn.Module):
 
     def _ask(self, interface: Interface, rows: Tensor, context: Tensor | None) -> Tensor:
         """What the synthesizer says of a state. Shape ``[B, S]``."""
-        return interface.predict(rows.asinh() if self.compress else rows, context)
+        return interface.predict(asinh(rows) if self.compress else rows, context)
 
     def _expect(self, interface: Interface, prediction: Tensor) -> None:
         """Note what comes back from beyond the end. Shape of the prediction: ``[B, S]``."""
+        prediction = prediction.nan_to_num(0.0, 0.0, 0.0)
         if self.limit is not None and interface.scale_targets:
             # What is fed back into its own target would else grow without bound.
-            inverse = prediction.square().mean().rsqrt()
-            prediction = prediction * (inverse * self.limit).clamp(max=1.0)
-        prediction = prediction.nan_to_num(0.0, 0.0, 0.0)
+            longest = self.limit * prediction.numel() ** 0.5
+            prediction = prediction.view(1, -1).renorm(2, 0, longest).view_as(prediction)
         if self.auxiliary:
             self._future.target = prediction
         if self.scale:

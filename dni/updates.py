@@ -102,7 +102,7 @@ class Updates:
         """Make what cannot be copied, and listen."""
         self._backward_end = BackwardEnd(self._on_backward_end, self._is_expected)
         self._meters = Meters()
-        self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
+        self._passes: list[weakref.ref[Pass]] = []  # a `WeakSet` takes its time to go through
         self.current: Pass | None = None
         self._is_passing = False
         self.unlock: Unlock | None = None
@@ -128,7 +128,7 @@ class Updates:
         """Stop listening; the boundaries of graphs still alive become plain identities."""
         self.flush()
         remove_all(self._handles)
-        for record in self._passes:
+        for record in self._alive():
             record.is_inert = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,7 +167,8 @@ class Updates:
         self._close()
         self.current = Pass(context) if is_training else None
         if self.current is not None:
-            self._passes.add(self.current)
+            self._passes = [p for p in self._passes if p() is not None]
+            self._passes.append(weakref.ref(self.current))
             self.clear_used()
             self.draw.renew()
         self._is_passing = True
@@ -208,7 +209,7 @@ class Updates:
         """
         if self._is_passing or current_backward() == -1:
             return None
-        waiting = [p for p in self._passes if not p.is_counted and p.context is not None]
+        waiting = [p for p in self._open() if p.context is not None]
         if len(waiting) > 1:
             raise ContextError(
                 "A checkpoint runs a site again, and several passes with a context wait for "
@@ -240,7 +241,7 @@ class Updates:
             self.synthesizer_optimizer.zero_grad()
         for interface in self.interfaces.values():
             interface.heard()
-        for record in self._passes:
+        for record in self._open():
             record.is_returned = record.is_counted = True
 
     # -- interfaces ------------------------------------------------------------------------
@@ -298,13 +299,21 @@ class Updates:
 
     # -- the end of backward ---------------------------------------------------------------
 
+    def _alive(self) -> list[Pass]:
+        """The passes whose graphs still exist."""
+        return [record for p in self._passes if (record := p()) is not None]
+
+    def _open(self) -> list[Pass]:
+        """Those of them that have not come back yet."""
+        return [record for record in self._alive() if not record.is_counted]
+
     def _is_expected(self) -> bool:
-        return any(not record.is_counted for record in self._passes)
+        return bool(self._open())
 
     def _on_backward_end(self) -> None:
         if self.unlock is not None:
             self.unlock.settle(everything=True)
-        open_passes = [p for p in self._passes if not p.is_counted]
+        open_passes = self._open()
         back = [p for p in open_passes if p.is_returned]
         if not back and open_passes:  # it went by every interface, or through recomputed ones
             back = [min(open_passes, key=lambda p: p.number)]

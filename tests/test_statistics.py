@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dni import DNI, DNINetwork
+from dni.boundary import METER_UNIT
+from dni.meters import MeterTable
 
 G = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
 S = torch.tensor([[1.0, 1.0], [-1.0, 2.0]])
@@ -104,3 +106,33 @@ def test_reading_the_statistics_changes_nothing() -> None:
     net = wrap()
     run(net, G)
     assert net.statistics() == net.statistics()
+
+
+@pytest.mark.parametrize("loss_scale", [None, 1024.0])
+def test_a_device_that_is_not_waited_for_keeps_the_same_statistics(
+    loss_scale: float | None,
+) -> None:
+    heard = [
+        [9.0, 4.0, -2.0, 8, 1],
+        [math.nan, 1, 1, 8, 1],
+        [0.0, 1, 0, 8, 1],
+        [math.inf] * 5,
+        None,
+    ]
+    tables = []
+    for is_cpu in (True, False):
+        nets = [wrap(scale_targets=number != 1) for number in range(len(heard))]
+        tables.append(MeterTable([net.interfaces[""] for net in nets]))
+        tables[-1]._is_cpu = is_cpu
+    unit = METER_UNIT * (1 if loss_scale is None else loss_scale)
+    scaled = None if loss_scale is None else torch.tensor(loss_scale)
+    for finite in (heard[:1] + heard[2:3] + [None] * 3, heard[::-1], heard):
+        told = []
+        for table in tables:
+            for interface, sums in zip(table._interfaces, finite, strict=True):
+                interface._heard = None if sums is None else torch.tensor(sums) * unit
+            told.append(bool(table.absorb(scaled)))
+        assert told[0] == told[1] == (finite[1] is heard[2])
+        for one, other in zip(*(table._interfaces for table in tables), strict=True):
+            for name in ("running", "scale", "inverse_scale"):
+                torch.testing.assert_close(getattr(one, name), getattr(other, name))

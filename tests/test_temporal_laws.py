@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dni import TemporalDNI
-from dni.states import join, rebuilt, tensors_in
+from dni.states import join, rebuilt, split, tensors_in
 from test_temporal import BATCH, INPUTS, NETWORKS, UNITS, WINDOW, Loop, run
 
 
@@ -414,3 +414,25 @@ def test_memory_is_flat_over_many_windows(count: int) -> None:
         window()
     # A window that stayed would hold 0.2 MiB: gates, outputs and states of 4 × 32 steps.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024
+
+
+@pytest.mark.parametrize(
+    ("shapes", "batch_dim"),
+    [
+        ([(5, 3), (5, 2)], 0),
+        ([(5,), (5, 2)], 0),
+        ([(2, 5, 3), (2, 5, 3)], 1),
+        ([(2, 5, 3), (1, 5, 4)], 1),
+        ([(2, 3, 5), (4, 2, 5)], 2),
+        ([(2, 3, 5, 7)], 2),
+    ],
+)
+def test_a_state_is_taken_apart_as_it_was_put_together(shapes: Any, batch_dim: int) -> None:
+    state = [torch.randn(shape) for shape in shapes]
+    rows = join(state, batch_dim)
+    assert rows.shape[0] == 5
+    back = split(rows, [tensor.shape for tensor in state], batch_dim)
+    assert all(torch.equal(a, b) for a, b in zip(back, state, strict=True))
+    for number, row in enumerate(rows):  # a row has the entries of its sequence, and no others
+        own = torch.cat([tensor.select(batch_dim, number).flatten() for tensor in state])
+        assert torch.equal(row.sort().values, own.sort().values)

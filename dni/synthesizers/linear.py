@@ -61,7 +61,8 @@ class LinearDNI(DNINetwork):
 
     def forward(self, input: Tensor, hidden: Any) -> tuple[Tensor, Any]:
         """Predict the gradient of each position from that position alone."""
-        gradient: Tensor = self.final(self.hidden_layers(input))
+        seen = self.hidden_layers(input) if len(self.hidden_layers) else input
+        gradient: Tensor = self.final(seen)
         return gradient, hidden
 
 
