@@ -10,19 +10,22 @@ from torch import nn
 
 from ..errors import ConfigError, did_you_mean
 from . import callbacks, data  # noqa: F401
+from .callbacks.tally import Metric
 from .config import Loaded
 from .data import Source, make_source
 from .evaluators import Entry, Evaluator, attach_evaluators
 from .events import Callback
 from .keys import check_keys
-from .making import at, make
+from .making import PlacedError, at, check_arguments, make
 from .outputs import Outputs
 from .phases import Phase
 from .places import Places
 from .registry import CALLBACKS, EVALUATORS, NETWORKS, PHASES
 from .run import Run
+from .schedules import Schedule, make_schedule
 from .schema import Config, DataConfig, PhaseConfig, Typed
 from .step_builder import StepBuilder
+from .targets import Target
 from .trainer import Trainer
 from .when import When
 
@@ -51,7 +54,7 @@ def build_trainer(loaded: Loaded, run: Run | None = None) -> Trainer:
         StepBuilder(config, made, classes, places).steps(),
         sources,
         _callbacks(config, places),
-        config.schedules,
+        _schedules(config, places),
         phases=_phases(config, sources, places),
         seed=config.seed,
         max_steps=config.train.max_steps,
@@ -66,6 +69,9 @@ def build_trainer(loaded: Loaded, run: Run | None = None) -> Trainer:
         strict_callbacks=config.strict_callbacks,
         config=loaded.resolved,
     )
+    for path in trainer.schedules:
+        with at(places, "schedules", path):
+            Target(trainer, path)
     with at(places, "evaluators"):
         attach_evaluators(trainer, _evaluators(config, places))
     storing = config.evaluation.model_dump(exclude={"batch_size"})
@@ -153,13 +159,21 @@ def _phases(config: Config, sources: Mapping[str, Source], places: Places) -> li
     return made
 
 
+def _schedules(config: Config, places: Places) -> dict[str, Schedule]:
+    made = {}
+    for path, spec in config.schedules.items():
+        with at(places, "schedules", path):
+            made[path] = make_schedule(spec)
+    return made
+
+
 def _evaluators(config: Config, places: Places) -> list[Entry]:
     entries = []
     for name, spec in config.evaluators.items():
         evaluator = make(EVALUATORS, spec, places, "evaluators", name)
         if not isinstance(evaluator, Evaluator):
             message = f"{spec.type!r} made a {type(evaluator).__name__}, which is no `Evaluator`."
-            raise ConfigError(places.say(("evaluators", name), message))
+            raise PlacedError(places.say(("evaluators", name), message))
         entries.append(Entry(name, evaluator, spec.split, spec.every_epochs, spec.alone))
     return entries
 
@@ -167,11 +181,13 @@ def _evaluators(config: Config, places: Places) -> list[Entry]:
 def _callbacks(config: Config, places: Places) -> list[Callback]:
     log, saving = config.log, config.checkpoint
     wanted: list[tuple[str, dict[str, Any]]] = [("sanity", {}), ("stop_on_nan", {})]
-    with at(places, "metrics"):
-        metrics = {
-            name: {"type": spec.type, **spec.arguments} for name, spec in config.metrics.items()
-        }
-        wanted.append(("metrics", {"metrics": metrics}))
+    metrics = {}
+    for name, spec in config.metrics.items():
+        path = ("metrics", name)
+        with at(places, *path):
+            check_arguments(Metric, spec.arguments, places, path, ours=["name", "type"])
+            metrics[name] = Metric(name, spec.type, **spec.arguments)
+    wanted.append(("metrics", {"metrics": metrics}))
     wanted.append(("dni_statistics", {}))
     if log.csv:
         wanted.append(("csv", {}))
@@ -191,5 +207,9 @@ def _callbacks(config: Config, places: Places) -> list[Callback]:
             with at(places, {"csv": "log", "images": "log"}.get(name, name)):
                 made.append(CALLBACKS[name](**arguments))
     for index, spec in enumerate(config.callbacks):
-        made.append(make(CALLBACKS, spec, places, "callbacks", str(index)))
+        callback = make(CALLBACKS, spec, places, "callbacks", str(index))
+        if not isinstance(callback, Callback):
+            message = f"{spec.type!r} made a {type(callback).__name__}; a `Callback` is needed."
+            raise ConfigError(places.say(("callbacks", str(index)), message))
+        made.append(callback)
     return made

@@ -62,6 +62,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: The file is not there, is damaged, or is no checkpoint of a trainer.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(map(str, path.rglob("*.pt")))
+        named = f"one of {', '.join(inside[-8:])}" if inside else "it has none"
+        raise CheckpointError(f"{path} is a folder, and a checkpoint is needed: {named}.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

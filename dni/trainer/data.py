@@ -149,7 +149,9 @@ class Source:
         """
         for batch in self.batches(0):
             return batch
-        raise ConfigError("The data is empty: not one batch came of it.")
+        raise ConfigError(
+            "There is not one batch in the data: it is empty, or smaller than one (`drop_last`)."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of batches depends on."""

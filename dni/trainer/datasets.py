@@ -93,9 +93,10 @@ def mnist(split: str = "train", *, root: str = "data", download: bool = True) ->
     try:
         parts = [make(root, train=train, download=download) for train in (True, False)]
     except (RuntimeError, OSError) as err:
+        reason = str(err).partition("\n")[0].rstrip(":")
         raise ConfigError(
-            f"MNIST is not in {root!r} and could not be fetched ({err}). Put its four files into "
-            f"{root}/MNIST/raw, or name another `root`."
+            f"MNIST is not in {root!r} and could not be fetched ({reason}). Put its four files "
+            f"into {root}/MNIST/raw, or name another `root`."
         ) from err
     train, test = ((part.data, part.targets) for part in parts)
     return _images(split, train, test)

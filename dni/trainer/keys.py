@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ..errors import ConfigError, did_you_mean
@@ -55,9 +55,13 @@ def check_keys(trainer: Trainer, config: Config, places: Places) -> None:
         writers: Writers = {
             key: [_Writer(f"the data {split!r}")] for key in trainer.data[split].peek()
         }
+    steps = [step for step in trainer.steps.values() if isinstance(step, Step)]
+    written = {key for step in steps for key in step.writes or ()}
     for name, step in trainer.steps.items():
         if not isinstance(step, Step):
             return
+        if len(steps) == len(trainer.steps):
+            _check_read(step.requires, {*writers, *written}, places, ("steps", name, "requires"))
         for key, spec in config.steps[name].injectors.items():
             path = ("steps", name, "injectors", key)
             _check_read(listed(spec.inputs), writers, places, (*path, "in"))
@@ -74,6 +78,11 @@ def check_keys(trainer: Trainer, config: Config, places: Places) -> None:
         for key, term in step.losses.items():
             for argument, read in term.loss.inputs.items():
                 _check_read([read], writers, places, ("steps", name, "losses", key, argument))
+        made = {key for injection in step.injections for key in injection.writes}
+        for option, keys in (("keep", step.keep), ("step_outputs", step.outputs or ())):
+            for key in sorted(set(keys) - made):
+                message = f"no injector of the step writes {key!r}.{did_you_mean(key, made)}"
+                raise ConfigError(places.say(("steps", name, option), message))
         for key in step.writes or ():
             writers.setdefault(key, [_Writer(f"step {name!r}")])
         _check_context(name, config, writers, places)
@@ -100,7 +109,7 @@ def _check_context(name: str, config: Config, writers: Writers, places: Places) 
 
 
 def _check_read(
-    keys: Iterable[str], writers: Mapping[str, object], places: Places, path: tuple[str, ...]
+    keys: Iterable[str], writers: Collection[str], places: Places, path: tuple[str, ...]
 ) -> None:
     for key in keys:
         if key not in writers:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..errors import ConfigError, did_you_mean
 from ..optimizers import OPTIMIZERS, make_optimizer
 from .registry import import_path
+from .schedules import number
 
 Networks = Mapping[str, nn.Module]
 
@@ -30,8 +31,10 @@ def build_optimizer(
     """A torch optimizer over the trainable parameters of networks; see `Backprop`.
 
     Raises:
-        ConfigError: No such optimizer, an argument it does not take, or a pattern nothing fits.
+        ConfigError: No such optimizer, an argument it does not take, a learning rate that is no
+            number, or a pattern nothing fits.
     """
+    lr = number("lr", lr)
     kind: Any = spec
     if isinstance(spec, str) and spec.lower() in OPTIMIZERS:
         kind = OPTIMIZERS[spec.lower()]

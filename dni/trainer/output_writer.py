@@ -24,7 +24,7 @@ class OutputWriter:
     Nothing is held in memory but text. Until `finish`, the folder is marked as half-written.
 
     Args:
-        folder: Where to; an evaluation that is there is replaced.
+        folder: Where to; an evaluation that is there is replaced at the first write that is right.
         data: What the examples are of, see `describe`.
         about: More for the index: the checkpoint, the step.
 
@@ -49,20 +49,17 @@ class OutputWriter:
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        if self.folder.exists() and any(self.folder.iterdir()):
-            if not (self.folder / INDEX).is_file():
-                raise ConfigError(
-                    f"{self.folder} holds something that is no evaluation; nothing was written. "
-                    "Remove it, or write to another folder."
-                )
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        is_filled = self.folder.exists() and any(self.folder.iterdir())
+        if is_filled and not (self.folder / INDEX).is_file():
+            raise ConfigError(
+                f"{self.folder} holds something that is no evaluation; nothing was written. "
+                "Remove it, or write to another folder."
+            )
         self._length: int | None = data.get("length")
         self._index: dict[str, Any] = {"version": VERSION, "complete": False, **(about or {})}
         self._index["data"] = dict(data)
         self._columns: dict[str, _Rows | _Words] = {}
         self._seen = bytearray()
-        self._write_index()
 
     def write(
         self, rows: Sequence[int], values: Mapping[str, Any], *, by: str = "evaluation"
@@ -80,6 +77,7 @@ class OutputWriter:
         """
         arrays = {key: as_rows(key, value, len(rows), by=by) for key, value in values.items()}
         if not self._columns:
+            self._clear()
             self._columns = {key: self._column(key, value) for key, value in arrays.items()}
         elif self._columns.keys() != arrays.keys():
             raise ConfigError(
@@ -91,10 +89,6 @@ class OutputWriter:
         self._seen.extend(bytes(max(0, max(rows) + 1 - len(self._seen))))
         for row in rows:
             self._seen[row] = 1
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder)
 
     @property
     def is_empty(self) -> bool:
@@ -123,6 +117,13 @@ class OutputWriter:
         self._index |= {"complete": True, "length": count}
         self._write_index()
         return StoredOutputs(self.folder)
+
+    def _clear(self) -> None:
+        """Make an empty folder that is marked as half-written."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+        self._write_index()
 
     def _column(self, key: str, value: Column) -> _Rows | _Words:
         parts = key.split("/")

@@ -104,8 +104,9 @@ class Outputs(Callback):
             for key in self.keys:
                 if key not in state:
                     raise ConfigError(
-                        f"`evaluation/keys` names {key!r}, which neither the data nor a step "
-                        f"writes.{did_you_mean(key, state)}"
+                        f"`evaluation/keys` names {key!r}, which nothing has written at step "
+                        f"{trainer.counters.step}: neither the data, nor an injector or a loss "
+                        f"whose window (`after`, `before`) is open.{did_you_mean(key, state)}"
                     )
             values = {key: state[key] for key in self.keys}
         if not values:
@@ -125,7 +126,6 @@ class Outputs(Callback):
             return
         self._writer = None
         if writer.is_empty:
-            writer.remove()
             return
         try:
             outputs = writer.finish()

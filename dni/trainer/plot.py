@@ -128,6 +128,8 @@ def save_curves(folders: Sequence[Path], target: Path) -> Path:
         panel.set_axis_off()
     first = figure.axes[0]
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", fontsize="small")
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder; name the picture: {target / 'curves.png'}.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=120)

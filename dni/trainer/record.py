@@ -87,7 +87,7 @@ class Record:
             value: A number, or a tensor with one element.
 
         Raises:
-            ConfigError: The tensor has several elements.
+            ConfigError: The tensor has several elements, or the value is no number.
         """
         if isinstance(value, Tensor):
             if value.numel() != 1:
@@ -96,6 +96,8 @@ class Record:
                     "takes one number. Report its mean, or all of it as a histogram."
                 )
             value = value.detach()
+        elif not hasattr(value, "__float__"):
+            raise ConfigError(f"The scalar {name!r} was given {value!r}; it takes one number.")
         self._scalars[name] = value
 
     def image(self, name: str, value: Tensor) -> None:

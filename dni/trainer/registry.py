@@ -19,7 +19,8 @@ def import_path(path: str, *, what: str = "object") -> Any:
         what: What is looked for, for the message.
 
     Raises:
-        ConfigError: The module cannot be imported, or has no such attribute.
+        ConfigError: The module is not there or fails while it is imported, or has no such
+            attribute.
 
     Example:
         >>> import_path("torch.nn.ReLU").__name__
@@ -37,12 +38,15 @@ def import_path(path: str, *, what: str = "object") -> Any:
                     f"The {what} {path!r} needs the module {err.name!r}, which is not installed."
                 ) from err
             continue
+        except Exception as err:
+            reason = f"{type(err).__name__}: {err}".partition("\n")[0]
+            raise ConfigError(f"The {what} {path!r} cannot be imported: {reason}.") from err
         for depth, attribute in enumerate(parts[split:], split):
             if not hasattr(found, attribute):
                 owner = ".".join(parts[:depth])
                 raise ConfigError(
                     f"The {what} {path!r} was not found: {owner!r} has no {attribute!r}."
-                    f"{did_you_mean(attribute, dir(found))}"
+                    f"{did_you_mean(attribute, [n for n in dir(found) if n[0] != '_'])}"
                 )
             found = getattr(found, attribute)
         return found

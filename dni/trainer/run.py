@@ -41,7 +41,7 @@ class Run:
             now: What tells the time.
 
         Raises:
-            OSError: The folder cannot be made.
+            ConfigError: The folder cannot be made.
 
         Example:
             >>> import tempfile
@@ -51,16 +51,22 @@ class Run:
             ['2026-01-02T03-04-05_demo', '2026-01-02T03-04-05_demo_2']
         """
         stem = f"{now():%Y-%m-%dT%H-%M-%S}_{name}"
-        Path(root).mkdir(parents=True, exist_ok=True)
         number = 1
-        while True:
-            path = Path(root) / (stem if number == 1 else f"{stem}_{number}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return cls(path)
+        try:
+            Path(root).mkdir(parents=True, exist_ok=True)
+            while True:
+                path = Path(root) / (stem if number == 1 else f"{stem}_{number}")
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    number += 1
+                else:
+                    return cls(path)
+        except OSError as err:
+            raise ConfigError(
+                f"The run's folder cannot be made in {root}: {err.strerror}. `run/root` and "
+                "`run/name` say where it is, and what it is called."
+            ) from err
 
     @classmethod
     def find(cls, path: str | Path) -> Run:
@@ -81,7 +87,7 @@ class Run:
 
     @classmethod
     def newest(cls, root: str | Path, name: str | None = None) -> Run:
-        """The run that was begun last.
+        """The run that was begun last, of those that can be gone on with: with a checkpoint.
 
         Args:
             root: Folder of all runs.
@@ -91,9 +97,10 @@ class Run:
             ConfigError: There is none.
         """
         found = [
-            file.parent
-            for file in Path(root).glob(f"*/{CONFIG}")
-            if name is None or re.fullmatch(rf".{{19}}_{re.escape(name)}(_\d+)?", file.parent.name)
+            folder
+            for folder in {file.parents[1] for file in Path(root).glob(f"*/{CHECKPOINTS}/*.pt")}
+            if (folder / CONFIG).is_file()
+            and (name is None or re.fullmatch(rf".{{19}}_{re.escape(name)}(_\d+)?", folder.name))
         ]
         if not found:
             named = "" if name is None else f" of the name {name!r}"
@@ -117,7 +124,10 @@ class Run:
         try:
             return latest(self.path / CHECKPOINTS)
         except CheckpointError as err:
-            raise CheckpointError(f"The run {self.path} has no checkpoint yet.") from err
+            raise CheckpointError(
+                f"The run {self.path} has no checkpoint yet; begin anew with its config: "
+                f"dni run -b {self.config} -t"
+            ) from err
 
     def write_config(self, text: str) -> None:
         """Write the resolved config; one that differs is kept as ``config_1.yaml``, ...
@@ -135,7 +145,8 @@ class Run:
         self.config.write_text(text, encoding="utf-8")
 
 
-def _begun(folder: Path) -> tuple[str, int]:
-    """What orders runs: the time in their name, and the number of those of one second."""
+def _begun(folder: Path) -> tuple[str, int, int]:
+    """What orders runs: the time in their name, and of those of one second number and config."""
     number = re.search(r"_(\d+)$", folder.name)
-    return folder.name[:19], int(number[1]) if number else 1
+    written = (folder / CONFIG).stat().st_mtime_ns
+    return folder.name[:19], int(number[1]) if number else 1, written

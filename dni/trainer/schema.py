@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+)
 
 
 def _named(value: Any) -> Any:
@@ -47,11 +54,25 @@ def _names(value: Any) -> Any:
     return value
 
 
+def _is_folder_name(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[^/\\\x00-\x1f]+", value):
+        raise ValueError(f"is {value!r}; the name of a folder is needed, without / and \\")
+    return value
+
+
+def _follows(value: int | None, info: ValidationInfo) -> int | None:
+    first = info.data.get("after", 0)
+    if value is not None and value < first:
+        raise ValueError(f"is {value}, and `after` is {first}: the end comes before the beginning")
+    return value
+
+
 Keys = Annotated[Any, BeforeValidator(_names)]
 Names = Annotated[list[str], BeforeValidator(_listed)]
 Number = Annotated[Any, BeforeValidator(_number_or_schedule)]
 Count = Annotated[int, Field(ge=1)]
 StepIndex = Annotated[int, Field(ge=0)]
+LastIndex = Annotated[StepIndex | None, AfterValidator(_follows)]
 
 
 class Block(BaseModel):
@@ -76,7 +97,9 @@ class Typed(BaseModel):
 class RunConfig(Block):
     """Where a run is written: ``<root>/<time>_<name>/``."""
 
-    name: str = Field("run", pattern=r"^[^/\\]+$", description="end of the folder's name")
+    name: Annotated[str, BeforeValidator(_is_folder_name)] = Field(
+        "run", description="end of the folder's name"
+    )
     root: str = Field("runs", description="folder that holds the runs")
 
 
@@ -111,7 +134,7 @@ class Windowed(Typed):
     """Something that takes part in some steps only, counted from 0, both ends included."""
 
     after: StepIndex = Field(0, description="first step")
-    before: StepIndex | None = Field(None, description="last step; null for no end")
+    before: LastIndex = Field(None, description="last step; null for no end")
     every: Count = Field(1, description="each n-th step, counted from `after`")
 
 
@@ -157,7 +180,7 @@ class PhaseConfig(Typed):
 
     split: str | None = Field(None, description="data it is for; null: what its class says")
     after: StepIndex = Field(0, description="first epoch, from 0")
-    before: StepIndex | None = Field(None, description="last epoch; null for no end")
+    before: LastIndex = Field(None, description="last epoch; null for no end")
     every: Count = Field(1, description="each n-th epoch, counted from `after`")
 
 
@@ -182,7 +205,7 @@ class StepConfig(Block):
         None, description="in the place of the default one"
     )
     after: StepIndex = Field(0, description="first step at which it runs")
-    before: StepIndex | None = Field(None, description="last step at which it runs")
+    before: LastIndex = Field(None, description="last step at which it runs")
     every: Count = Field(1, description="each n-th step")
     requires: Names = Field(default_factory=list, description="skip it where a key is not there")
     accumulate: Count = Field(1, description="pieces a batch is cut into, one backward each")
@@ -296,7 +319,7 @@ class Config(Block):
     run: RunConfig = Field(
         default_factory=lambda: RunConfig.model_validate({}), description="the run's folder"
     )
-    seed: int = Field(0, ge=0, description="of weights, order of the data and noise")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order of the data and noise")
     device: Annotated[str, BeforeValidator(_is_device)] = Field(
         "cpu", description="auto, cpu, cuda or cuda:0; auto takes a GPU if there is one"
     )
@@ -306,7 +329,7 @@ class Config(Block):
     data: Annotated[
         dict[str, Annotated[DataConfig, BeforeValidator(_named)]],
         BeforeValidator(_without_nulls),
-    ] = Field(description="splits by name: `train`, `validation`, your own")
+    ] = Field(min_length=1, description="splits by name: `train`, `validation`, your own")
     networks: Annotated[
         dict[str, Annotated[NetworkConfig, BeforeValidator(_named)]],
         BeforeValidator(_without_nulls),

@@ -16,6 +16,7 @@ from .function_step import FunctionStep
 from .making import PlacedError, at, check_arguments, parameters_of
 from .places import Places
 from .registry import INJECTORS, LOSSES, import_path
+from .schedules import make_schedule
 from .schema import Config, InjectorConfig, StepConfig, Typed
 from .step_op import StepOp
 from .steps import Step
@@ -70,6 +71,8 @@ class StepBuilder:
                 entry = LOSSES.find(loss.type)
                 known = type(loss).model_fields
                 check_arguments(entry, loss.arguments, self.places, where, known=known)
+            with at(self.places, *where, "weight"):
+                make_schedule(loss.weight)
         strategy = self._strategy(name, spec)
         with at(self.places, *path):
             return Step(

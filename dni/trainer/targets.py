@@ -17,7 +17,7 @@ class Target:
 
     ``optimizer/<step>/lr`` and ``dni/<step>/lambda`` are settings of that step's strategy,
     ``losses/<step>/<loss>/weight`` is the weight of a loss. Any other path goes from the trainer
-    through attributes and dictionaries: ``steps/<step>/clip``, ``shared/temperature``.
+    through attributes and dictionaries: ``networks/net/dropout/p``, ``shared/temperature``.
 
     Args:
         trainer: The trainer.
@@ -37,7 +37,7 @@ class Target:
         owner: Any = trainer
         for depth, part in enumerate(parts[:-1]):
             owner = self._below(owner, part, "/".join(parts[:depth]) or "the trainer")
-        self._set = self._setter(owner, parts[-1], "/".join(parts[:-1]))
+        self._set = self._setter(owner, parts[-1], "/".join(parts[:-1]) or "the trainer")
 
     def set(self, value: float) -> None:
         """Put a value there."""

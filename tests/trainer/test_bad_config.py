@@ -24,6 +24,8 @@ LOSS = "{type: l2, input: twice, target: logits}"
         ("data/train/splt", "x", ["data/train", "Did you mean 'split'?"]),
         ("data/train/split", "tran", ["data/train", "Did you mean 'train'?"]),
         ("optimizer/type", "adamm", ["optimizer", "Did you mean 'adam'?"]),
+        ("optimizer/lr", "high", ["optimizer", "`lr` is 'high'; a number is needed"]),
+        ("optimizer", "{type: dni, optim: {type: sgd, lr: high}}", ["`lr` is 'high'"]),
         ("optimizer/lrr", "1", ["optimizer", "Did you mean 'lr'?"]),
         ("optimizer", "{type: dni, lamda: 1}", ["optimizer", "Did you mean 'lambda'?"]),
         ("optimizer", "null", ["steps/classify", "no optimizer"]),
@@ -60,9 +62,28 @@ LOSS = "{type: l2, input: twice, target: logits}"
         ("callbacks", "[early_stoping]", ["callbacks/0", "'early_stopping'"]),
         ("callbacks", "[{type: early_stopping, monitr: x}]", ["monitr", "Did you mean 'monitor'?"]),
         ("callbacks", "[early_stopping]", ["callbacks/0", "`monitor` is missing"]),
-        ("schedules/optimizer/clasify/lr", "0.1", ["'classify'"]),
-        ("schedules/optimizer/classify/lr", "{rmp: [0, 1, 2, 3]}", ["'ramp'"]),
+        ("schedules/optimizer/clasify/lr", "0.1", ["schedules/optimizer/clasify", "'classify'"]),
+        ("schedules/optimizer/classify/lr", "{rmp: [0, 1]}", ["schedules/optimizer/c", "'ramp'"]),
+        ("schedules/optimizer/classify/lr", "{ramp: [9, 0, 1, 1]}", ["schedules/o", "ends at 1"]),
+        ("schedules/nothing", "3", ["the trainer has no 'nothing'"]),
+        ("steps/classify/losses/ce/weight", "{ramp: [9, 0, 1, 1]}", ["ce/weight", "ends at 1"]),
+        ("steps/classify/losses/ce", "{after: 9, before: 1}", ["ce/before", "`after` is 9"]),
+        ("steps/classify", "{after: 9, before: 1}", ["classify/before", "`after` is 9"]),
+        ("steps/classify/requires", "logit", ["requires", "Did you mean 'logits'?"]),
+        ("steps/classify/keep", "logit", ["classify/keep", "Did you mean 'logits'?"]),
+        ("steps/classify/step_outputs", "logit", ["step_outputs", "Did you mean 'logits'?"]),
+        ("steps/classify/training", "[]", ["no step trains a network"]),
         ("steps/classify/type", "no_such.step", ["steps/classify", "no module 'no_such'"]),
+        ("steps/classify/type", "torch.Tensr", ["'torch' has no 'Tensr'", "'Tensor'"]),
+        ("metrics/accuracy", "{type: accuracy}", ["metrics/accuracy", "`input` is missing"]),
+        ("evaluators", "{e: builtins.dict}", ["evaluators/e: 'builtins.dict' made a dict"]),
+        ("callbacks", "[builtins.dict]", ["callbacks/0", "a `Callback` is needed"]),
+        ("data", "{train: null, validation: null}", ["data: it is empty"]),
+        ("seed", str(10**30), ["seed", "less than"]),
+        ("run/name", "a/b", ["run/name", "'a/b'", "name of a folder"]),
+        ("run/name", '"a\\nb"', ["run/name", "name of a folder"]),
+        ("run/name", "a" * 300, ["folder cannot be made", "File name too long", "`run/name`"]),
+        ("run/root", "/dev/null", ["folder cannot be made in /dev/null", "`run/root`"]),
         ("device", "cuda:99", ["'cuda:99' is not there", "auto"]),
     ],
 )
@@ -84,4 +105,20 @@ def test_a_wrong_checkpoint_monitor_is_told_with_the_right_one(capsys, tmp_path,
     assert main(["run", "-b", str(FCN), *words, "--train/max_epochs", "1"]) == 2
     told = capsys.readouterr().err
     assert "Did you mean 'validation/accuracy'?" in told
+    assert "Traceback" not in told
+    # Nothing is lost: the run goes on from there with the right name.
+    (saved,) = Path("runs").glob("*/checkpoints/*.pt")
+    right = ["--checkpoint/monitor", "validation/accuracy"]
+    assert main(["run", "--resume", str(saved), "-t", *right]) == 0
+
+
+@pytest.mark.parametrize("fault", ["def f(:", "1 / 0", "import no_such_module"])
+def test_a_file_that_cannot_be_imported_is_told(fault, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"faulty_{abs(hash(fault))}"
+    (tmp_path / f"{name}.py").write_text(fault)
+    assert main(["run", "-b", str(FCN), "-t", "--networks/net", f"{name}.Net"]) == 2
+    told = capsys.readouterr().err
+    assert f"networks/net: The network '{name}.Net'" in told
     assert "Traceback" not in told

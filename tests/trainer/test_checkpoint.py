@@ -69,6 +69,8 @@ def test_files_that_are_no_checkpoints_are_told(tmp_path: Path) -> None:
         load(tmp_path / "goood.pt")
     data = (tmp_path / "good.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"is a folder, and .* one of .*good\.pt\."):
+        load(tmp_path)
     with pytest.raises(CheckpointError, match="damaged"):
         load(tmp_path / "cut.pt")
     torch.save({"weights": 1}, tmp_path / "other.pt")

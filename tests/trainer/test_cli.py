@@ -216,7 +216,11 @@ class TestStoredOutputs:
         assert "nowhere is no run" in capsys.readouterr().err
         assert main(["run", "-p", "-t"]) == 2
         assert "no run in runs/" in capsys.readouterr().err
-        train("--train/max_steps", "1")
+        begun = train("--train/max_steps", "1")
+        # A run without checkpoint, an evaluation for one, is none to go on with.
+        assert main(["run", "-n", "later", "-b", FCN]) == 0
+        assert main(["run", "-p"]) == 0
+        assert f"# the newest run: {begun}\n" in capsys.readouterr().out
         assert main(["run", "-p", "-n", "other", "-t"]) == 2
         assert "no run of the name 'other'" in capsys.readouterr().err
         assert main(["run", "-b", FCN, "-r", "-t"]) == 2
@@ -286,9 +290,10 @@ class TestFailures:
 
     def test_a_folder_that_cannot_be_written(self, capsys):
         Path("file").write_text("")
-        assert main(["run", "-b", FCN, "-t", "--run/root", "file"]) == 1
+        assert main(["run", "-b", FCN, "-t", "--run/root", "file"]) == 2
         told = capsys.readouterr().err
-        assert "file" in told
+        assert "cannot be made in file: File exists" in told
+        assert "`run/root`" in told
         assert "Traceback" not in told
 
 

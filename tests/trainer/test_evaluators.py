@@ -305,8 +305,18 @@ evaluation:
             trainer.evaluate()
 
     def test_a_mean_is_refused(self, tmp_path: Path) -> None:
+        build(tmp_path, self.TEXT).evaluate()
         trainer = build(tmp_path, "evaluation: {keys: loss/s/ce}")
         with pytest.raises(ConfigError, match="'instances/s/ce'"):
             trainer.evaluate()
-        with pytest.raises(ConfigError, match="half-written"):
-            StoredOutputs(evaluations(tmp_path / "run")[0])
+        # What was stored before is still there, and whole.
+        assert list(StoredOutputs(evaluations(tmp_path / "run")[0]).index["keys"]) == [
+            "logits",
+            "label",
+        ]
+
+    def test_a_loss_whose_window_is_closed_writes_nothing(self, tmp_path: Path) -> None:
+        text = "evaluation: {keys: instances/s/ce}\nsteps: {s: {losses: {ce: {after: 99}}}}"
+        trainer = build(tmp_path, text)
+        with pytest.raises(ConfigError, match="'instances/s/ce', which nothing has .* at step 0"):
+            trainer.evaluate()

@@ -87,6 +87,23 @@ def test_a_resumed_log_equals_an_uninterrupted_one(
     assert resumed.path.read_text() == whole.path.read_text()
 
 
+@pytest.mark.parametrize("log", [CsvLog, JsonLog])
+def test_a_full_disk_is_told_with_the_file(
+    log: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error at a write, unlike one at opening, does not name its file."""
+    made = log(tmp_path / "log")
+    made.write(Entries({"loss": 0.5}), 0, 0)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        made.write(Entries({"loss": 0.25}), 1, 0)
+    assert error.value.filename == str(tmp_path / "log")
+
+
 def test_nothing_to_say_writes_nothing(tmp_path: Path) -> None:
     for log in (CsvLog(tmp_path / "a"), JsonLog(tmp_path / "b")):
         log.write(Entries(), 0, 0)

@@ -45,6 +45,19 @@ def test_several_runs_are_compared(make_run, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0] == str(tmp_path / "comparison.png")
 
 
+def test_all_there_is_beside_runs_is_passed_over(make_run, tmp_path, capsys):
+    make_run("one"), make_run("two")
+    (tmp_path / "three").mkdir()
+    for _ in range(2):  # the second time there is a comparison.png
+        assert main(["plot", *map(str, sorted(tmp_path.iterdir()))]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("comparison.png") == 2
+    assert "passed over" in err
+    assert "three is no run" in err
+    assert main(["plot", str(tmp_path / "one"), str(tmp_path / "tow")]) == 2
+    assert main(["plot", str(tmp_path / "three")]) == 2
+
+
 def test_where_the_picture_goes(make_run, tmp_path):
     target = tmp_path / "new" / "picture.png"
     assert main(["plot", str(make_run()), "-o", str(target)]) == 0
@@ -82,6 +95,10 @@ def test_a_damaged_or_empty_log_is_told(make_run):
 
 
 def test_a_picture_that_cannot_be_written(make_run, tmp_path):
+    run = make_run()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        save_curves([make_run()], tmp_path / "file" / "x.png")
+        save_curves([run], tmp_path / "file" / "x.png")
+    with pytest.raises(ConfigError, match=r"is a folder; name the picture: .*curves\.png"):
+        save_curves([run], tmp_path)
+    assert not tmp_path.with_name(tmp_path.name + ".png").exists()

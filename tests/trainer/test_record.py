@@ -93,6 +93,11 @@ def test_a_scalar_of_several_numbers_is_refused(record: Record) -> None:
         record.scalar("x", torch.zeros(2))
 
 
+def test_a_scalar_of_words_is_refused(record: Record) -> None:
+    with pytest.raises(ConfigError, match="'x' was given 'high'; it takes one number"):
+        record.scalar("x", "high")  # type: ignore[arg-type]
+
+
 def test_a_rehearsal_leaves_no_trace(record: Record) -> None:
     record.scalar("before", 1.0)
     with record.muted():

@@ -103,4 +103,7 @@ class Checkpointing(Callback):
         if name is None:
             names = (n for n in trainer.record.latest if n.startswith("validation/loss/"))
             name = next(names, None)
+        if trainer.exception is not None and name not in trainer.record.latest:
+            # A misspelt `monitor` ends the run, but must not cost what was trained.
+            return None
         return None if name is None else trainer.record.value(name)

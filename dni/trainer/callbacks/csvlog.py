@@ -6,9 +6,10 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..events import Callback
 from ..record import Entries
@@ -59,7 +60,7 @@ class CsvLog:
             rows = self._read()[1] if self.path.exists() else []
             self._columns += missing
             self._replace(rows)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with _appended(self.path) as file:
             csv.writer(file, lineterminator="\n").writerow(self._cells(row))
         self.rows += 1
 
@@ -115,7 +116,7 @@ class JsonLog:
         }
         if entries.text:
             row["text"] = entries.text
-        with self.path.open("a", encoding="utf-8") as file:
+        with _appended(self.path) as file:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         self.rows += 1
 
@@ -133,6 +134,16 @@ class JsonLog:
             return []
         with self.path.open(encoding="utf-8") as file:
             return list(file)
+
+
+@contextmanager
+def _appended(path: Path) -> Iterator[TextIO]:
+    """A file opened at its end; an error on the way, as of a full disk, names it."""
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            yield file
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, str(path)) from err
 
 
 def read_log(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:

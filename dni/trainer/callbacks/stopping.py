@@ -144,5 +144,5 @@ class StopOnNaN(Callback):
         raise CancelFit(
             f"the loss {key.removeprefix(LOSS)!r} is not finite at step {step}. Lower the learning "
             "rate, clip gradients (`clip` of the step), or look for such values in the data; the "
-            "last checkpoint is from before"
+            "newest checkpoint, if there is one yet, is from before"
         )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from ...errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +27,11 @@ def main(options: argparse.Namespace) -> int:
     """Carry out the command.
 
     Raises:
-        ConfigError: A folder is no run, or has no log.
+        ConfigError: There is no run, or it has no log.
     """
     from ..plot import plot_run, save_curves
-    from ..run import Run
 
-    folders = [Run.find(path).path for path in options.runs]
+    folders = drawable(options.runs)
     if len(folders) == 1:
         pictures = plot_run(folders[0], options.output)
     else:
@@ -38,3 +41,31 @@ def main(options: argparse.Namespace) -> int:
     for picture in pictures:
         print(picture)
     return 0
+
+
+def drawable(paths: Sequence[str]) -> list[Path]:
+    """The folders of runs; of several what has no log is passed over: `runs/*` names pictures too.
+
+    Raises:
+        ConfigError: A path does not exist, or none is a run with a log.
+    """
+    from ..plot import read_curves
+    from ..run import Run
+
+    folders: list[Path] = []
+    faults: list[ConfigError] = []
+    for path in paths:
+        try:
+            folder = Run.find(path).path
+            read_curves(folder)
+        except ConfigError as err:
+            if not Path(path).exists():
+                raise
+            faults.append(err)
+        else:
+            folders.append(folder)
+    if not folders:
+        raise faults[0]
+    for fault in faults:
+        print(f"dni plot: passed over: {fault}", file=sys.stderr)
+    return list(dict.fromkeys(folders))

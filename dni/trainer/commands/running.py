@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DNIError, did_you_mean
 from .resuming import NEWEST, compare, evaluates_average, find_run, load, load_networks
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=NEWEST,
         metavar="RUN",
         help="go on with a run: its folder, or a checkpoint in it; its config is used. Without "
-        "RUN the newest run, of the name that -n gives",
+        "RUN the newest run with a checkpoint, of the name that -n gives",
     )
     add("-c", "--checkpoint", metavar="FILE", help="take the networks' weights from a checkpoint")
     add(
@@ -118,6 +118,9 @@ def main(options: argparse.Namespace) -> int:
         if file is None:
             print("dni run: these networks are not trained: -t trains them", file=sys.stderr)
         return _evaluate(trainer, options, loaded, resumed, file)
+    if not any(map(_may_train, trainer.steps.values())):
+        message = "no step trains a network; name one in its `training`."
+        raise ConfigError(loaded.places.say(("steps",), message))
     run = resumed if resumed is not None and not options.retrain else None
     run = run or Run.create(loaded.config.run.root, loaded.config.run.name)
     run.write_config(loaded.yaml())
@@ -125,6 +128,13 @@ def main(options: argparse.Namespace) -> int:
     print(f"# the run: {run.path}", flush=True)
     with _logged(run):
         return _train(trainer, run)
+
+
+def _may_train(step: Any) -> bool:
+    """Whether a step updates networks; one of Python code may, whatever it says."""
+    from ..steps import Step
+
+    return bool(step.training) or not isinstance(step, Step)
 
 
 def _overrides(options: argparse.Namespace, *, is_new: bool) -> list[tuple[str, str]]:
