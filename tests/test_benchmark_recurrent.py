@@ -30,6 +30,7 @@ def run(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_reported(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     empty = run(page, "--report")

@@ -243,6 +243,7 @@ def test_label_free_gives_images_and_no_labels(tmp_path: Path) -> None:
     assert contexts == [None, False, "image", "image"]
 
 
+@pytest.mark.slow
 def test_resnet_shows_memory_and_learning(tmp_path: Path) -> None:
     write_mnist(tmp_path, 100)
     page = tmp_path / "page.md"

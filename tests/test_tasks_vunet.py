@@ -66,7 +66,14 @@ def logged(run: Path) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("files", [BACKPROP, DNI, UNLOCKED], ids=["backprop", "dni", "unlocked"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(BACKPROP, id="backprop"),
+        pytest.param(DNI, id="dni", marks=pytest.mark.slow),
+        pytest.param(UNLOCKED, id="unlocked"),
+    ],
+)
 def test_the_command_trains_evaluates_and_reads_back(
     tmp_path: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
