@@ -27,7 +27,12 @@ class Spread(NamedTuple):
 
 
 def interleave(
-    contenders: Mapping[str, Step], device: torch.device, *, repeats: int, block_seconds: float
+    contenders: Mapping[str, Step],
+    device: torch.device,
+    *,
+    repeats: int,
+    block_seconds: float,
+    period: int = 1,
 ) -> dict[str, list[float]]:
     """Time every contender's step in blocks of steps, one block of each in every repeat.
 
@@ -40,6 +45,7 @@ def interleave(
         device: Where the steps run.
         repeats: Blocks of each contender.
         block_seconds: Time that a block of the first contender should take. In seconds.
+        period: Steps after which a contender's costs come again; a block has a multiple of them.
 
     Returns:
         Under each name the seconds per step of its blocks, in the order of the repeats.
@@ -47,7 +53,8 @@ def interleave(
     names = list(contenders)
     for step in contenders.values():
         _block(step, device, steps=3)
-    steps = max(1, round(block_seconds / _block(contenders[names[0]], device, steps=3)))
+    wanted = block_seconds / _block(contenders[names[0]], device, steps=3)
+    steps = max(1, round(wanted / period)) * period
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats):
         turn = repeat % len(names)

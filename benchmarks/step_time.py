@@ -31,6 +31,7 @@ COLUMNS = [
 MIXINGS = (0.5, 0.0)
 BLOCK_SECONDS = 0.06
 BACKPROP, CRITIC = "backprop", "critic"
+EVERY = (1, 4)  # updates of the network for one of a critic
 
 EXPLANATION = """\
 One step is forward, loss, backward, optimizer step and clearing of gradients; with DNI the
@@ -44,7 +45,8 @@ step by backpropagation and S those of the synthesizers. A layer with m multiply
 forward pass counts 3 m in a step: forward, gradient of the weights, gradient of the input. It
 counts 2 m where the input needs no gradient: in the network's first layer and in every
 synthesizer's first. Elementwise work, normalisation and optimizers count nothing there, and they
-are a large part of a small network's step."""
+are a large part of a small network's step. With `train_every` a block of steps is a whole number of
+periods; the floor is of a step in which synthesizers learn, in the others a layer saves m."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +61,16 @@ class Contender:
     """λ: the share of the true gradient."""
     unlock: str = "none"
     """Which unlocking."""
+    train_every: int = 1
+    """Updates of the network for one of the synthesizers."""
+
+    @property
+    def name(self) -> str:
+        """The synthesizer as the table says it."""
+        if self.synthesizer != CRITIC:
+            return f"{self.synthesizer}, {self.hidden_size}"
+        often = f", `train_every={self.train_every}`" if self.train_every > 1 else ""
+        return CRITIC + often
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +100,7 @@ def dni_step(workload: Workload, contender: Contender, device: torch.device) -> 
         sites=list(workload.sites),
         context_size=CLASSES if contender.synthesizer == CRITIC else None,
         unlock=contender.unlock,
+        train_every=contender.train_every,
     )
     context = {"context": target} if contender.synthesizer == CRITIC else {}
 
@@ -108,8 +121,15 @@ def contenders(
         for mixing in MIXINGS:
             yield Contender(synthesizer=kind, hidden_size=size, mixing=mixing)
     if has_critic:
-        for unlock in ("none", "update"):
-            yield Contender(synthesizer=CRITIC, hidden_size=10, mixing=0.0, unlock=unlock)
+        for every in EVERY:
+            for unlock in ("none", "update"):
+                yield Contender(
+                    synthesizer=CRITIC,
+                    hidden_size=10,
+                    mixing=0.0,
+                    unlock=unlock,
+                    train_every=every,
+                )
 
 
 def floor(wrapped: DNI, step: Step, network_multiply_adds: int) -> float:
@@ -136,7 +156,11 @@ def measure(
     }
     steps: dict[str, Step] = {str(contender): step for contender, (_, step) in wrapped.items()}
     seconds = interleave(
-        {BACKPROP: baseline, **steps}, device, repeats=repeats, block_seconds=BLOCK_SECONDS
+        {BACKPROP: baseline, **steps},
+        device,
+        repeats=repeats,
+        block_seconds=BLOCK_SECONDS,
+        period=max(EVERY),
     )
     return {
         contender: Measurement(
@@ -154,9 +178,7 @@ def rows(workload: Workload, measurements: dict[Contender, Measurement]) -> Iter
     for contender, found in measurements.items():
         yield [
             workload.title,
-            CRITIC
-            if contender.synthesizer == CRITIC
-            else f"{contender.synthesizer}, {contender.hidden_size}",
+            contender.name,
             f"{contender.mixing:g}" + (", unlocked" if contender.unlock == "update" else ""),
             *cells(found.backprop, found.dni, found.ratio),
             f"{found.floor:.2f}",

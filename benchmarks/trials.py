@@ -21,17 +21,17 @@ from workloads import CNN, FCN, PIXELS, Learn, backprop, make_optimizer
 BATCH, UNITS, VALIDATION = 256, 256, 5000
 PARAMETERS = ("num_layers", "pool_size", "sobolev")  # of a synthesizer
 EVALUATE_EVERY = 20  # updates at least: small data have epochs of one
-NO_BACKPROP, BACKPROP, PLAIN, LABELS, CRITIC, SOBOLEV = METHODS = (
+NO_BACKPROP, BACKPROP, PLAIN, LABELS, CRITIC, SOBOLEV, SELDOM = METHODS = (
     "no backprop",
     "backprop",
     "DNI",
     "cDNI",
     "critic",
     "critic, Sobolev",
+    "critic, every 4th",
 )
-COLOURS = dict(
-    zip(METHODS, ["#999999", "#000000", "#0072b2", "#009e73", "#d55e00", "#cc79a7"], strict=True)
-)
+_COLOURS = "#999999", "#000000", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00"
+COLOURS = dict(zip(METHODS, _COLOURS, strict=True))
 
 # One choice each for all data and all depths; λ = 0, so no true gradient crosses an interface.
 SYNTHESIS: dict[str, dict[str, Any]] = {
@@ -45,6 +45,7 @@ MAPS: dict[str, dict[str, Any]] = {
 }
 """What replaces this where the hidden layers are convolutions."""
 SYNTHESIS[SOBOLEV] = SYNTHESIS[CRITIC] | {"sobolev": 1.0}
+SYNTHESIS[SELDOM] = SYNTHESIS[CRITIC] | {"num_layers": 0, "train_every": 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +158,7 @@ def learner(
         lambda_=settings.get("lambda", 0.0),
         sites=[f"hidden.{index}" for index in range(settings["layers"])],
         context_size=sizes[context],
+        train_every=settings.get("train_every", 1),
         **settings.get("options", {}),
     )
 

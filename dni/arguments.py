@@ -58,6 +58,7 @@ def check_arguments(
     dni_params: object,
     unlock: str,
     update_probability: object,
+    train_every: object = 1,
     **positive: float | None,
 ) -> None:
     """Refuse values that cannot work, all of them in one message.
@@ -70,6 +71,7 @@ def check_arguments(
         dni_params: See `DNI`.
         unlock: See `DNI`.
         update_probability: See `DNI`.
+        train_every: See `DNI`.
         **positive: Numbers that must be above 0, or ``None``.
 
     Raises:
@@ -111,6 +113,11 @@ def check_arguments(
             f"`update_probability` is {update_probability!r}; a number above 0 (at which nothing "
             "would ever learn) and at most 1 is needed"
         )
+    if isinstance(train_every, bool) or not isinstance(train_every, int) or train_every < 1:
+        faults.append(
+            f"`train_every` is {train_every!r}; a whole number is needed, 1 for synthesizers that "
+            "learn in every update"
+        )
     if unlock not in ("none", "update", "forward"):
         faults.append(f"`unlock` is {unlock!r}; 'none', 'update' or 'forward' is needed")
     elif unlock != "none" and grad_scaler is not None:
@@ -131,6 +138,21 @@ def check_share(interfaces: Interfaces, unlock: str) -> None:
             f"`unlock={unlock!r}` was given with `λ={share}`, but a site that learns before the "
             "true gradient is there can have no share of it; pass `λ=0` (a mapping has to name "
             "every site, one it leaves out is at 0.5)."
+        )
+
+
+def check_single(train_every: int) -> None:
+    """Refuse DDP where synthesizers do not learn in every update.
+
+    Raises:
+        AttachmentError: DDP waits for gradients of all parameters.
+    """
+    ddp = torch.nn.parallel.DistributedDataParallel
+    if train_every > 1 and ddp._get_active_ddp_module() is not None:
+        raise AttachmentError(
+            f"`train_every={train_every}` was given, but `DistributedDataParallel` waits for the "
+            "gradients of all parameters in every step, those of synthesizers included; pass "
+            "`train_every=1`."
         )
 
 

@@ -29,9 +29,18 @@ class Pass:
         is_returned: A backward pass has gone through it, or none ever will.
         is_counted: The end of that backward pass has been noted.
         is_inert: The wrapper was detached since; its boundaries are then plain identities.
+        is_blind: No synthesizer learns from it (see `dni.blind`).
     """
 
-    __slots__ = ("__weakref__", "context", "is_counted", "is_inert", "is_returned", "number")
+    __slots__ = (
+        "__weakref__",
+        "context",
+        "is_blind",
+        "is_counted",
+        "is_inert",
+        "is_returned",
+        "number",
+    )
     _numbers = itertools.count()
 
     def __init__(self, context: Tensor | None = None) -> None:
@@ -40,6 +49,7 @@ class Pass:
         self.is_returned = False
         self.is_counted = False
         self.is_inert = False
+        self.is_blind = False
 
 
 class Boundary(torch.autograd.Function):

@@ -283,9 +283,11 @@ def head_of(synthesizer: torch.nn.Module) -> Head | None:
         return None
     if synthesizer.final is not None or synthesizer.pool_size is not None:
         return None
-    if any(m._forward_hooks or m._forward_pre_hooks for m in (synthesizer, synthesizer.first)):
-        return None
     first = synthesizer.first
+    if synthesizer._forward_hooks or synthesizer._forward_pre_hooks:
+        return None
+    if first._forward_hooks or first._forward_pre_hooks:
+        return None
     if first.weight.dtype not in (torch.float32, torch.float64):
         return None
     return Head(

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .arguments import check_axes, check_not_late, no_gradient
-from .boundary import TRUE
+from .blind import Threads, cross_blind
+from .boundary import SYNTHETIC, TRUE
 from .context import encode
 from .errors import ConfigError, ContextError, DNIWarning, named
 from .forward import ForwardUnlock
+from .interface import Interface
 from .interfaces import Interfaces
 from .sites import SiteName
 from .updates import Updates
@@ -49,6 +51,7 @@ class Crossing:
         self.context: Tensor | None = None
         self.is_paused = False
         self.last_site: SiteName | None = None
+        self._threads = Threads()
         self._called: dict[SiteName, None] = {}
         self._is_compiled = False  # compiled code notes no calls
         self._has_run = False  # a training pass went through, so every site had its chance
@@ -60,7 +63,7 @@ class Crossing:
                     updates.adopt(site, ahead)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "context": None}
+        return {**self.__dict__, "context": None, "_threads": Threads()}
 
     def set_context(self, context: Tensor | None) -> None:
         """Set the context of the passes to come; ``None`` takes it away."""
@@ -84,16 +87,39 @@ class Crossing:
             return network(*args, **kwargs)
         unlock = self.updates.unlock
         with self.updates.passing(self._is_active(), self.context) as is_new:
+            if is_new:
+                self._begin_blind()
             if is_new and isinstance(unlock, ForwardUnlock) and self.interfaces.is_synthetic:
                 unlock.begin(args, kwargs, self.context)
                 output = network(*args, **kwargs)
                 unlock.end(output)
             else:
                 output = network(*args, **kwargs)
+            if is_new:
+                output = self._end_blind(output)
         if is_new and not self._has_run:
             self._has_run = True
             self._look_back()
             self._look_at_frozen()
+        return output
+
+    def _begin_blind(self) -> None:
+        """Have this pass go blindly by the sites where λ is 0, if synthesizers do not learn now."""
+        record, updates = self.updates.current, self.updates
+        assert record is not None
+        self._threads.ends.clear()
+        skips = updates.trains_synthesizers and not updates.learns
+        record.is_blind = skips and self._threads.can_be_tied and not self.interfaces.is_backprop
+
+    def _end_blind(self, output: Any) -> Any:
+        """Tie the output of a blind pass to its sites, or see what the output of another is."""
+        record, updates = self.updates.current, self.updates
+        assert record is not None
+        if not record.is_blind:
+            if updates.train_every > 1:
+                self._threads.look_at(output)
+        elif self._threads.ends or self._is_unlocked():
+            return self._threads.tie(output, self.interfaces.values()[0].meter)
         return output
 
     def _is_active(self) -> bool:
@@ -240,14 +266,27 @@ class Crossing:
             self.updates.adopt_activation(name)
 
     def _cross(self, name: SiteName, output: Tensor, context: Tensor | None) -> Tensor:
+        is_synthetic = self.interfaces[name].mode == SYNTHETIC
+        if is_synthetic and not torch.compiler.is_compiling() and self.updates.is_blind():
+            return self._cross_blind(self.interfaces[name], output, context)
         through: Tensor = self.interfaces[name](
             output,
             context,
             record=None if torch.compiler.is_compiling() else self.updates.under_way(),
             loss_scale=self.updates.loss_scale(output.device),
-            train=self.updates.trains_synthesizers,
+            train=self.updates.learns,
         )
         return through
+
+    def _cross_blind(self, interface: Interface, output: Tensor, context: Tensor | None) -> Tensor:
+        """Pass a site at λ = 0 while its synthesizer does not learn."""
+        record = self.updates.under_way()
+        foresight = interface.foresee(output.detach(), context, train=False, record=record)
+        loss_scale = self.updates.loss_scale(output.device)
+        scale = interface.scale if loss_scale is None else interface.scale * loss_scale
+        copy, thread = cross_blind(output, foresight, scale=scale, record=record)
+        self._threads.ends.append(thread)
+        return copy
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _cross_unlocked(
@@ -262,7 +301,9 @@ class Crossing:
         outputs = [(self.interfaces[name], leaves[index]) for name, index in crossing]
         if not outputs:
             return
-        copies = self.updates.unlock.cross(outputs, context, train=self.updates.trains_synthesizers)
+        copies = self.updates.unlock.cross(
+            outputs, context, train=self.updates.learns, is_blind=self.updates.is_blind()
+        )
         self.updates.step_module(module)
         handed_on = dict(zip((index for _, index in crossing), copies, strict=True))
         for index, leaf in enumerate(leaves):

@@ -11,10 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from .activations import Activations
 from .errors import ConfigError, ContextError, ShapeError, SiteError, named
+from .foresight import Foresight
 from .interface import Interface
 from .optimizers import BackwardEnd
 from .sites import SiteName
-from .unlock import Handover, Unlock
+from .unlock import Unlock
 
 
 class ForwardUnlock(Unlock):
@@ -133,14 +134,21 @@ class ForwardUnlock(Unlock):
         return False
 
     def cross(
-        self, outputs: list[tuple[Interface, Tensor]], context: Tensor | None, *, train: bool
+        self,
+        outputs: list[tuple[Interface, Tensor]],
+        context: Tensor | None,
+        *,
+        train: bool,
+        is_blind: bool = False,
     ) -> list[Tensor]:
         """See `Unlock.cross`; the tensors returned are synthetic."""
         self._trains = train
-        return super().cross(outputs, context, train=train)
+        return super().cross(outputs, context, train=train, is_blind=is_blind)
 
-    def _hand_on(self, handover: Handover, activation: Tensor) -> Tensor:
-        name = self._names[handover.interface]
+    def _hand_on(
+        self, interface: Interface, foresight: Foresight | None, activation: Tensor
+    ) -> Tensor:
+        name = self._names[interface]
         assert self._features is not None
         predictor = self._activations[name]
         features = self._features.to(predictor.mean)
@@ -150,7 +158,7 @@ class ForwardUnlock(Unlock):
         else:
             with torch.no_grad():
                 predicted = predictor(features)
-        handed_on = super()._hand_on(handover, predicted.to(activation.dtype))
+        handed_on = super()._hand_on(interface, foresight, predicted.to(activation.dtype))
         self._made.append((name, handed_on))
         return handed_on
 

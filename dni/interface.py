@@ -166,11 +166,7 @@ class Interface(nn.Module):
                 shape than the activation.
             SiteError: The synthesizer itself failed.
         """
-        if activation.numel() == 0 or activation.dim() == 0:
-            raise ShapeError(
-                f"The output of {named(self.site)} has shape {tuple(activation.shape)}; an "
-                "interface needs at least one sample and one feature. Skip empty batches."
-            )
+        self._check(activation)
         scale, inverse_scale = self.scale, self.inverse_scale
         head = self._head(activation, context) if loss_scale is None else None
         if head is not None:
@@ -201,6 +197,13 @@ class Interface(nn.Module):
             record=record,
         )
 
+    def _check(self, activation: Tensor) -> None:
+        if activation.numel() == 0 or activation.dim() == 0:
+            raise ShapeError(
+                f"The output of {named(self.site)} has shape {tuple(activation.shape)}; an "
+                "interface needs at least one sample and one feature. Skip empty batches."
+            )
+
     def _head(self, activation: Tensor, context: Tensor | None) -> Head | None:
         """The critic's linear head, where its closed form holds for this activation."""
         if context is None or self.axis != -1 or self.layout.axis not in (-1, activation.dim() - 1):
@@ -216,24 +219,37 @@ class Interface(nn.Module):
         fitting = aligned(context, activation.shape, site=self.site, batch_axis=batch_axis)
         return fitting.reshape(-1, fitting.shape[-1])
 
-    def foresee(self, activation: Tensor, context: Tensor | None, *, train: bool) -> Foresight:
+    def foresee(
+        self,
+        activation: Tensor,
+        context: Tensor | None,
+        *,
+        train: bool,
+        record: Pass | None = None,
+    ) -> Foresight:
         """Predict the gradient of an activation that is handed on without its graph.
 
         Args:
             activation: Detached output of the site. Shape ``[*]``.
             context: Features of the context.
             train: Whether the synthesizer will learn.
+            record: The forward pass this call belongs to, if the call is one of its steps.
 
         Returns:
             The synthetic gradient, and what the synthesizer needs to learn from the true one.
+
+        Raises:
+            ShapeError: As in `forward`.
+            SiteError: The synthesizer itself failed.
         """
+        self._check(activation)
         head = self._head(activation, context)
         if head is not None:
             assert context is not None
             target = self._target(activation, context)
             return Closed(head, activation, target, train=train)
         with torch.set_grad_enabled(train):
-            prediction = self.predict(activation, context)
+            prediction = self.predict(activation, context, record)
         return Predicted(prediction)
 
     def predict(

@@ -73,7 +73,12 @@ class Unlock:
         self._number = 0
 
     def cross(
-        self, outputs: list[tuple[Interface, Tensor]], context: Tensor | None, *, train: bool
+        self,
+        outputs: list[tuple[Interface, Tensor]],
+        context: Tensor | None,
+        *,
+        train: bool,
+        is_blind: bool = False,
     ) -> list[Tensor]:
         """Propagate the synthetic gradients of a site into its module, and cut its outputs.
 
@@ -81,29 +86,35 @@ class Unlock:
             outputs: The interfaces of one site, each with the tensor it is for.
             context: Features of the context.
             train: Whether the synthesizers learn.
+            is_blind: Whether no gradient is to come back (see `dni.blind`).
 
         Returns:
             A copy of each tensor, cut from its graph.
         """
         self.settle()
-        handovers = []
-        for interface, output in outputs:
-            activation = output.detach()
-            foresight = interface.foresee(activation, context, train=train)
-            handovers.append(Handover(interface, foresight, activation))
+        foresights = [
+            interface.foresee(output.detach(), context, train=train)
+            for interface, output in outputs
+        ]
         gradients = [
-            h.foresight.gradient(h.interface.scale).to(output.dtype)
-            for h, (_, output) in zip(handovers, outputs, strict=True)
+            foresight.gradient(interface.scale).to(output.dtype)
+            for foresight, (interface, output) in zip(foresights, outputs, strict=True)
         ]
         # A skip may pass by this site: what lies below belongs to its graph too.
         with self._backward_end.looking_away():
             torch.autograd.backward([output for _, output in outputs], gradients, retain_graph=True)
         return [
-            self._hand_on(handover, output.detach())
-            for handover, (_, output) in zip(handovers, outputs, strict=True)
+            self._hand_on(interface, None if is_blind else foresight, output.detach())
+            for foresight, (interface, output) in zip(foresights, outputs, strict=True)
         ]
 
-    def _hand_on(self, handover: Handover, activation: Tensor) -> Tensor:
+    def _hand_on(
+        self, interface: Interface, foresight: Foresight | None, activation: Tensor
+    ) -> Tensor:
+        """A copy of an activation; the foresight, if there is one, waits for its answer."""
+        if foresight is None:
+            return activation.clone()
+        handover = Handover(interface, foresight, activation)
         marker = _Marker()
         self._number += 1
         self._waiting[self._number] = handover

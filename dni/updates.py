@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from .activations import Activations
+from .arguments import check_single
 from .attachment import remove_all
 from .boundary import Pass
 from .draw import Draw
@@ -50,6 +51,7 @@ class Updates:
         is_automatic: Whether the end of a backward pass makes an update by itself.
         clip: Largest norm of the gradients of the network, and of all synthesizers.
         trains_synthesizers: Whether synthesizers are updated.
+        train_every: In which updates: the first, and every so many after it.
         grad_scaler: The scaler of the loss, if there is one.
         is_unlocked: Whether sites at λ = 0 are crossed with update unlocking.
         activations: The networks that predict activations, if it is forward unlocking.
@@ -57,6 +59,7 @@ class Updates:
 
     Attributes:
         count: Number of updates made so far.
+        learns: Whether synthesizers learn in the update under way.
         synthesizer_optimizer: One optimizer for all synthesizers; ``None`` before the first.
         current: The training pass forward that is under way, or the last one.
     """
@@ -76,6 +79,7 @@ class Updates:
         is_unlocked: bool,
         activations: Activations | None,
         draw: Draw,
+        train_every: int = 1,
     ) -> None:
         self.network = network
         self.interfaces = interfaces
@@ -89,7 +93,9 @@ class Updates:
         self.is_unlocked = is_unlocked
         self.activations = activations
         self.draw = draw
-        self.count = 0
+        self.train_every = train_every
+        self._unoptimized: list[nn.Parameter] = []
+        self.count_on_from(0)
         self._made_as: dict[SiteName, int] = {}  # versions of synthesizers that are not trained
         self._gradients_are_used = False
         self._is_due = False
@@ -117,6 +123,9 @@ class Updates:
 
     def attach(self) -> None:
         """Listen to the network: a loss may go by every interface, by h_n of an LSTM say."""
+        optimized = set() if self.optimizer is None else set(parameters_of(self.optimizer))
+        # Going through a network's parameters takes as long as a small layer.
+        self._unoptimized = [p for p in self.network.parameters() if p not in optimized]
         if self.is_automatic:
             self._handles += [
                 self._backward_end.listen_if_expected(parameter)
@@ -147,6 +156,13 @@ class Updates:
         self.__dict__.update(state)
         self._connect()
 
+    def count_on_from(self, count: int) -> None:
+        """Set the number of updates made so far."""
+        self.count = count
+        # The first update shows ρ, without which there is nothing to learn: the second one counts.
+        is_due = count == 0 or (count - 1) % self.train_every == 0
+        self.learns = self.trains_synthesizers and is_due
+
     # -- forward passes --------------------------------------------------------------------
 
     @contextmanager
@@ -170,6 +186,7 @@ class Updates:
             self._passes = [p for p in self._passes if p() is not None]
             self._passes.append(weakref.ref(self.current))
             self.clear_used()
+            check_single(self.train_every)
             self.draw.renew()
         self._is_passing = True
         try:
@@ -201,6 +218,12 @@ class Updates:
             self._drop_gradients()
             self.unlock.clear()
 
+    def is_blind(self) -> bool:
+        """Whether a site is reached in a blind pass, or in what a checkpoint runs of it again."""
+        if self._is_passing:
+            return self.current is not None and self.current.is_blind
+        return current_backward() != -1 and any(p.is_blind for p in self._open())
+
     def recomputed_context(self) -> Tensor | None:
         """The context of the pass that a checkpoint runs again.
 
@@ -226,7 +249,7 @@ class Updates:
         """Clear the network's gradients if an update has used them."""
         if self._gradients_are_used:
             self._gradients_are_used = False
-            for parameter in self.network.parameters():
+            for parameter in self._unoptimized:
                 parameter.grad = None
             if self.optimizer is not None:  # an instance may have more, the layers around it say
                 for parameter in parameters_of(self.optimizer):
@@ -363,7 +386,7 @@ class Updates:
         if synthesizers:
             self._step_synthesizers()
         self.draw.end()
-        self.count += 1
+        self.count_on_from(self.count + 1)
         self.interfaces.mix(self.count)
 
     def step_module(self, module: nn.Module) -> None:
@@ -382,7 +405,7 @@ class Updates:
         passes = self._passes_back
         finite = self._absorb()
         optimizer = self.synthesizer_optimizer
-        if optimizer is None:
+        if optimizer is None or not self.learns:
             return
         # A tensor is on a device: asked only if the scaler waits for it anyway.
         asked = [f for f in finite if self.grad_scaler is not None or not isinstance(f, Tensor)]
@@ -400,6 +423,10 @@ class Updates:
         self._passes_back = 0
         interfaces = self.interfaces.values()
         if not interfaces:
+            return []
+        if self.trains_synthesizers and not self.learns:
+            for interface in interfaces:
+                interface.heard()
             return []
         return self._meters.absorb(interfaces, self.loss_scale(interfaces[0].meter.device))
 

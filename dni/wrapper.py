@@ -76,6 +76,11 @@ class DNI(nn.Module):
             both; drawn for each site and step from torch's generator. The gradients of a site
             that does not learn are cleared when backward ends; parameters outside all sites
             always learn. 1 is every step.
+        train_every: Synthesizers learn in the first update and in every so many after it. Where
+            λ is 0 nobody needs the true gradient in the others, so it is not computed: a layer
+            then saves the gradient with respect to its input, a third of its products. Wide
+            layers train faster than by backpropagation; synthesizers follow the network more
+            slowly. `statistics` are of the updates in which synthesizers learn.
         unlock: ``"update"``: while λ is 0 a site learns during the forward pass, as soon as its
             output is there, and its activations are freed; the memory for them then does not
             grow with depth. λ must be 0, or a function that becomes 0 (a warm-up). A forward
@@ -136,6 +141,7 @@ class DNI(nn.Module):
         grad_scaler: torch.amp.GradScaler | None = None,
         unlock: Literal["none", "update", "forward"] = "none",
         update_probability: float = 1.0,
+        train_every: int = 1,
     ) -> None:
         check_network(network)
         check_arguments(
@@ -150,6 +156,7 @@ class DNI(nn.Module):
             dni_params=dni_params,
             unlock=unlock,
             update_probability=update_probability,
+            train_every=train_every,
         )
         super().__init__()
         found = find_sites(network, recursive=recursive, sites=sites)
@@ -187,6 +194,7 @@ class DNI(nn.Module):
             is_automatic=update == "auto",
             clip=clip,
             trains_synthesizers=train_synthesizers,
+            train_every=train_every,
             grad_scaler=grad_scaler,
             is_unlocked=unlock != "none",
             activations=activations,
@@ -352,7 +360,7 @@ class DNI(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         """Take over what `get_extra_state` gave."""
-        self._updates.count = state["updates"]
+        self._updates.count_on_from(state["updates"])
         if self.interfaces.is_backprop and state["last_site"] is not None:
             self._crossing.skip(state["last_site"])
         self.λ = self.λ

@@ -26,6 +26,7 @@ ORDER = [
     "synthesizers",
     "closed_form",
     "foresight",
+    "blind",
     "context",
     "interface",
     "meters",
