@@ -9,6 +9,9 @@ INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
+# Every test uses one thread, so each core takes a share of the files.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format install clean
 
@@ -19,7 +22,7 @@ demo: $(INSTALLED)  ## train on handwritten digits by backprop and by synthetic 
 	@$(BIN)/python tasks/mnist/demo.py
 
 test: $(INSTALLED)  ## run the tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(PARALLEL)
 
 check: $(INSTALLED)  ## lint, format, types and tests
 	@$(BIN)/ruff check .
@@ -29,7 +32,7 @@ check: $(INSTALLED)  ## lint, format, types and tests
 	@$(BIN)/mypy tasks/copy
 	@$(BIN)/mypy tasks/word_language_model
 	@$(BIN)/mypy --explicit-package-bases tasks/gan tasks/vunet
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(PARALLEL)
 
 format: $(INSTALLED)  ## put the code into the project's format
 	@$(BIN)/ruff check --fix .

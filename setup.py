@@ -17,7 +17,7 @@ EXTRAS = {
         "torchmetrics>=1.3",
         "tqdm>=4.66",
     ],
-    "dev": ["mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML>=6"],
+    "dev": ["mypy>=1.10", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "types-PyYAML>=6"],
 }
 
 setup(

@@ -45,7 +45,7 @@ Mean test error in percent and, in brackets, the least and the greatest of the s
 epoch that was best on {valid} held-out images; {train} images, {epochs} epochs, batch {batch},
 Adam 1e-3. Hidden layers of {units} units with BatchNorm and ReLU. Every one of them has an
 interface with λ = 0: no true gradient crosses it. All DNI methods see the labels in training;
-*every 4th* is a critic with a linear head that learns in every fourth update.
+*every 2nd* is a critic with a linear head that learns in every second update.
 Runs of one seed start from the same network and see the same batches; those that the table in
 [mnist.md](mnist.md) has are the same runs. *Cosine* is between synthetic and true gradient,
 averaged lately at the end of training and over the seeds; where the interface above is synthetic
@@ -82,7 +82,7 @@ def table(runs: Sequence[Run], seeds: int) -> str:
             ]
         )
     cosine = "critic's cosine: first, middle, last"
-    differences = "critic minus backprop", "every 4th minus backprop"
+    differences = "critic minus backprop", "every 2nd minus backprop"
     return markdown_table(["layers", *METHODS, *differences, cosine], rows)
 
 

@@ -31,7 +31,7 @@ COLUMNS = [
 MIXINGS = (0.5, 0.0)
 BLOCK_SECONDS = 0.06
 BACKPROP, CRITIC = "backprop", "critic"
-EVERY = (1, 4)  # updates of the network for one of a critic
+EVERY = (1, 2, 4)  # updates of the network for one of a critic
 
 EXPLANATION = """\
 One step is forward, loss, backward, optimizer step and clearing of gradients; with DNI the

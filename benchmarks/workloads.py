@@ -94,10 +94,10 @@ def _text(steps: int, batch: int) -> tuple[Tensor, Tensor]:
     return torch.randint(CHARACTERS, (steps, batch)), torch.randint(CHARACTERS, (steps * batch,))
 
 
-def _fcn(layers: int) -> Workload:
+def _fcn(layers: int, units: int = 256) -> Workload:
     return Workload(
-        title=f"FCN, {layers} hidden layers of 256, batch 256",
-        build=lambda: FCN(layers),
+        title=f"FCN, {layers} hidden layers of {units}, batch 256",
+        build=lambda: FCN(layers, units),
         batch=lambda: _images(256, PIXELS),
         sites=tuple(f"hidden.{index}" for index in range(layers)),
         sees_labels=True,
@@ -108,6 +108,7 @@ WORKLOADS = {
     "fcn-3": _fcn(3),
     "fcn-6": _fcn(6),
     "fcn-12": _fcn(12),
+    "fcn-6-wide": _fcn(6, 1024),
     "cnn": Workload(
         title="CNN, two 5×5 layers of 64 filters, batch 32",
         build=CNN,

@@ -88,13 +88,13 @@ class Threads:
         """
         threads, self.ends = self.ends, []
         leaves, spec = tree_flatten(output)
-        can_send = self._can_send
-        if len(can_send) != len(leaves):  # the network returns something else this time
-            can_send = tuple(_needs(leaf) for leaf in leaves)
+        could = self._can_send
+        if len(could) != len(leaves):  # the network returns something else this time
+            could = (False,) * len(leaves)
         chosen = [
             index
-            for index, (leaf, can) in enumerate(zip(leaves, can_send, strict=True))
-            if can and isinstance(leaf, torch.Tensor)
+            for index, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and (could[index] or leaf.requires_grad)
         ]
         if not chosen:
             return output

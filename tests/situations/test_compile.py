@@ -148,7 +148,7 @@ def test_λ_may_change_in_between() -> None:
         {"train_synthesizers": False},
         {"dni_network": "linear_batchnorm", "sites": ["0", "3"]},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_every_option_is_one_graph(options: dict[str, Any]) -> None:
     def run(wrap: Compile) -> tuple[DNI, list[float]]:
