@@ -29,6 +29,10 @@ class Run:
     """The working tree it was made in."""
     validation: list[float] = field(default_factory=list)
     """Error on held-out training data after each epoch, in percent, where any was held out."""
+    renewed: list[float] = field(default_factory=list)
+    """Test error with the statistics of BatchNorm taken anew, where that was measured."""
+    renewed_validation: list[float] = field(default_factory=list)
+    """Error on held-out training data with them."""
     losses: list[float] = field(default_factory=list)
     """Mean training loss up to each of the errors since the one before, where it is of interest."""
 

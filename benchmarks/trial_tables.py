@@ -91,8 +91,15 @@ def finish_and_read(
         options: The command line.
         make: Trains.
         others: Files of other pages, whose runs may be the same.
+
+    Raises:
+        SystemExit: A depth was asked for that no run has.
     """
     path = options.output.with_suffix(".jsonl")
+    depths = sorted({settings["layers"] for _, _, settings in plans})
+    if unknown := set(options.layers or ()) - set(depths):
+        shown = ", ".join(map(str, depths))
+        raise SystemExit(f"--layers {min(unknown)}: no run has that; choose from {shown}.")
     if not options.report:
         finish([plan for plan in plans if is_asked_for(plan, options)], path, make, others=others)
     return finished(plans, [*others, path])
@@ -107,9 +114,11 @@ def cell(runs: Sequence[Run], seeds: int, *, at: Callable[[Run], float] = select
     return text if len(runs) == seeds else f"{text}, {len(runs)} of {seeds} seeds"
 
 
-def difference(runs: Sequence[Run], method: str = CRITIC) -> str:
+def difference(
+    runs: Sequence[Run], method: str = CRITIC, *, at: Callable[[Run], float] = selected
+) -> str:
     """A method minus backprop, over the seeds that both have finished."""
-    errors = {(run.row, run.seed): selected(run) for run in runs}
+    errors = {(run.row, run.seed): at(run) for run in runs}
     seeds = [seed for row, seed in errors if row == method and (BACKPROP, seed) in errors]
     if not seeds:
         return "-"

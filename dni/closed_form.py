@@ -283,6 +283,8 @@ def head_of(synthesizer: torch.nn.Module) -> Head | None:
         return None
     if synthesizer.final is not None or synthesizer.pool_size is not None:
         return None
+    if synthesizer.before_norm:
+        return None
     first = synthesizer.first
     if synthesizer._forward_hooks or synthesizer._forward_pre_hooks:
         return None

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError, ContextError, did_you_mean
 from .base import DNINetwork, at_least, start_at_zero
+from .means import averages, unmoved
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -55,6 +56,13 @@ class CriticDNI(DNINetwork):
     of :math:`\sigma` the head is also fitted to the target, by the term
     :math:`\frac{\sigma}{N} \sum_n \ell(z(h_n), y_n)` beside the regression of the gradient.
 
+    What follows a site often normalises over the batch (a convolution or a linear map, then
+    BatchNorm). It does not notice if all positions of a feature are shifted alike, or if the
+    activation is scaled, so the true gradient is orthogonal to both. A head does not know that,
+    and what it says there is an error of the same sign in every update: the scale of the layer
+    grows and running averages lag behind. With ``before_norm`` these parts are taken out of
+    :math:`s` (see `dni.synthesizers.means.unmoved`).
+
     Needs a context: the target of the criterion, as one-hot labels or as features.
 
     Args:
@@ -73,6 +81,9 @@ class CriticDNI(DNINetwork):
             more the better the critic of a convolution, up to the size of the map, and the dearer.
         sobolev: Weight :math:`\sigma` of the local loss itself in the training of the critic; 0
             matches gradients alone.
+        before_norm: Whether what follows the site normalises over the batch. It needs more than
+            one position. On MNIST it helped two convolutions at both sites, the second of which
+            a linear output layer follows.
 
     Shapes:
         ``input`` ``[*, input_size]`` and ``context`` ``[*, context_size]`` -> gradient
@@ -110,6 +121,7 @@ class CriticDNI(DNINetwork):
         maps: bool = False,
         pool_size: int = 7,
         sobolev: float = 0.0,
+        before_norm: bool = False,
     ) -> None:
         super().__init__(input_size, hidden_size, output_size)
         at_least(0, num_layers=num_layers)
@@ -128,6 +140,7 @@ class CriticDNI(DNINetwork):
             raise ConfigError(f"`sobolev` is {sobolev!r}; a weight of at least 0 is needed.")
         self.criterion = criterion
         self.sobolev = float(sobolev)
+        self.before_norm = before_norm
         self.pool_size = pool_size if maps else None
         features = input_size * (pool_size**2 if maps else 1)
         # The linear part and the first hidden layer see the same and are one matrix: it is faster.
@@ -163,20 +176,29 @@ class CriticDNI(DNINetwork):
         if self.pool_size is None:
             positions = input.reshape(-1, self.input_size)
             gradient = self._gradient(positions, context.reshape(-1, context.shape[-1]))
+            if self.before_norm:
+                gradient = unmoved(gradient, positions)
             return gradient.view_as(input), hidden
         if context.shape[:-1] != input.shape[:1]:
             raise ContextError(
                 f"The context has {tuple(context.shape[:-1])} targets, the feature map has shape "
                 f"{tuple(input.shape)}; a critic of a map needs one target per sample."
             )
-        cells = min(input.shape[-2], self.pool_size), min(input.shape[-1], self.pool_size)
-        pooled = F.adaptive_avg_pool2d(input, cells)
-        gradient = self._gradient(pooled.flatten(1), context, cells).view_as(pooled)
-        rows, columns = (
-            averages(size, count, like=gradient)
-            for size, count in zip(input.shape[-2:], cells, strict=True)
-        )
-        return rows @ gradient @ columns.T, hidden
+        size = (input.shape[-2], input.shape[-1])
+        cells = min(size[0], self.pool_size), min(size[1], self.pool_size)
+        # Where nothing is averaged nothing is spread: passes over the map saved.
+        pooled = input if cells == size else F.adaptive_avg_pool2d(input, cells)
+        gradient = self._gradient(pooled.flatten(1), context, cells)
+        gradient = gradient.view(len(input), self.input_size, *cells)
+        if cells != size:
+            rows, columns = (
+                averages(pixels, count, like=gradient)
+                for pixels, count in zip(size, cells, strict=True)
+            )
+            gradient = rows @ gradient @ columns.T
+        if self.before_norm:
+            gradient = unmoved(gradient, input)
+        return gradient, hidden
 
     def _gradient(
         self, positions: Tensor, target: Tensor, cells: tuple[int, int] | None = None
@@ -237,25 +259,3 @@ class Fitted(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: D102
         (slope,) = ctx.saved_tensors
         return grads[0] + slope, None
-
-
-def averages(size: int, cells: int, *, like: Tensor) -> Tensor:
-    """Weight of every pixel in the mean over every cell, along one axis of a map.
-
-    Args:
-        size: Number of pixels.
-        cells: Number of cells of the adaptive average pooling.
-        like: A tensor on the device and of the type wanted.
-
-    Returns:
-        Shape ``[size, cells]``; the map's gradient is this times the gradient of the means.
-
-    Example:
-        >>> averages(4, 2, like=torch.empty(()))
-        tensor([[0.5000, 0.0000],
-                [0.5000, 0.0000],
-                [0.0000, 0.5000],
-                [0.0000, 0.5000]])
-    """
-    pixels = torch.eye(size, dtype=like.dtype, device=like.device)
-    return F.adaptive_avg_pool1d(pixels.unsqueeze(0), cells)[0]
