@@ -34,6 +34,13 @@ def arguments() -> argparse.Namespace:
     add("--jobs", type=int, default=1, help="runs at a time, each on one thread")
     add("--report", action="store_true", help="train nothing: write the page of what is finished")
     options = parser.parse_args()
+    known = sorted({name for task in options.tasks for name in half(task).METHODS})
+    for method in options.methods or ():
+        if method not in known:
+            tasks = ", ".join(options.tasks)
+            parser.error(f"--methods: {tasks} have no {method!r}; choose from {', '.join(known)}")
+    if min(options.windows or [1]) < 1:
+        parser.error("--windows: steps from 1 up are needed")
     options.output = options.output or default_output("recurrent.md", quick=options.quick)
     return options
 

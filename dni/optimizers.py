@@ -81,7 +81,10 @@ def make_optimizer(
     try:
         made = make(params, **options)
     except (TypeError, ValueError) as err:
-        raise ConfigError(f"`{argument}` could not be made for these parameters: {err}") from err
+        raise ConfigError(
+            f"`{argument}` could not be made for these parameters: {err}. Check the arguments it "
+            "is given; a learning rate is a number such as 1e-3."
+        ) from err
     if not isinstance(made, Optimizer):
         raise ConfigError(
             f"`{argument}` returned a {type(made).__name__}; a `torch.optim.Optimizer` is needed."

@@ -57,6 +57,28 @@ def test_runs_are_made_once_and_reported(tmp_path: Path) -> None:
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "copy", "--methods", "bpt"], "copy have no 'bpt'; choose from bptt, cdni"),
+        (["--methods", "bptt", "nothing", "--report"], "have no 'nothing'; choose from"),
+        (["--windows", "3", "0"], "--windows: steps from 1 up"),
+    ],
+)
+def test_rows_that_are_not_there_are_refused(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "argv", ["recurrent.py", *words])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module("recurrent").arguments()
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_pattern_follows_from_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = importlib.import_module("recurrent_copy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import doctest
 import importlib
 import json
@@ -275,6 +276,13 @@ def test_the_epoch_is_chosen_on_validation(helper: Helper) -> None:
         commit="",
     )
     assert helper("trials").selected(run) == 2.5
+
+
+def test_a_depth_that_no_run_has_is_refused(helper: Helper, tmp_path: Path) -> None:
+    plans = [("critic", 0, {"layers": 3}), ("critic", 0, {"layers": 5})]
+    options = argparse.Namespace(layers=[3, 4], report=True, output=tmp_path / "page.md")
+    with pytest.raises(SystemExit, match=r"--layers 4: no run has that; choose from 3, 5\."):
+        helper("trial_tables").finish_and_read(plans, options, None)
 
 
 def test_without_backprop_the_output_layer_alone_learns(helper: Helper) -> None:

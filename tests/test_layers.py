@@ -15,11 +15,14 @@ import dni
 PACKAGE = Path(dni.__file__).parent
 ORDER = [
     "errors",
+    "files",
+    "scripts",
     "boundary",
     "synthesizers.base",
     "synthesizers.linear",
     "synthesizers.conv",
     "synthesizers.recurrent",
+    "synthesizers.means",
     "synthesizers.critic",
     "synthesizers.label_free",
     "synthesizers.choose",
@@ -42,11 +45,17 @@ ORDER = [
     "forward",
     "draw",
     "updates",
+    "base_wrapper",
     "crossing",
     "wrapper",
     "states",
+    "arrival",
     "window",
+    "linear_map",
     "carry",
+    "seam",
+    "window_arguments",
+    "windowed",
     "temporal",
     "vision",
     "trainer.registry",
@@ -60,6 +69,7 @@ ORDER = [
     "trainer.ordering",
     "trainer.signals",
     "trainer.randomness",
+    "trainer.modes",
     "trainer.counters",
     "trainer.datasets",
     "trainer.data",
@@ -68,6 +78,7 @@ ORDER = [
     "trainer.output_writer",
     "trainer.networks",
     "trainer.injectors",
+    "trainer.recurrent",
     "trainer.tensor_injectors",
     "trainer.losses",
     "trainer.image_losses",
@@ -77,6 +88,7 @@ ORDER = [
     "trainer.backprop",
     "trainer.blocks",
     "trainer.dni_strategy",
+    "trainer.temporal_strategy",
     "trainer.terms",
     "trainer.base_step",
     "trainer.steps",
@@ -107,6 +119,7 @@ ORDER = [
     "trainer.evaluators",
     "trainer.outputs",
     "trainer.step_op",
+    "trainer.values",
     "trainer.schema",
     "trainer.places",
     "trainer.yaml_files",
@@ -184,7 +197,7 @@ def test_the_imports_are_found_at_all() -> None:
     assert {"errors", "synthesizers.base"} <= set(
         imported("synthesizers.recurrent", FILES["synthesizers.recurrent"])
     )
-    assert {"interface", "updates", "sites"} <= set(imported("wrapper", FILES["wrapper"]))
+    assert {"interfaces", "updates", "sites"} <= set(imported("wrapper", FILES["wrapper"]))
     assert "checkpoint" in set(imported("wrapper", FILES["wrapper"]))  # from . import checkpoint
     assert "wrapper" in set(imported("", FILES[""]))
 

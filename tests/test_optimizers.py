@@ -13,6 +13,7 @@ from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
 from dni import DNI
+from dni.errors import ConfigError
 from dni.optimizers import OPTIMIZERS, BackwardEnd, make_optimizer, ordered_like
 
 X, Y = torch.linspace(-1, 1, 24).view(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
@@ -66,6 +67,11 @@ def test_an_optimizer_by_name_trains_network_and_synthesizers(name: str) -> None
         if "weight" in key or "bias" in key:
             assert value.isfinite().all(), key
             assert not torch.equal(value, before[key]), key
+
+
+def test_what_a_factory_cannot_make_is_told_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"`optim` could not be made .* a number such as 1e-3"):
+        DNI(mlp(), optim=lambda p: optim.SGD(p, lr="high"))  # type: ignore[arg-type]
 
 
 def test_both_optimizers_get_their_own_kind_and_rate() -> None:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-TASK = ROOT / "tasks" / "copy"
+from task_scripts import PNG, Scripts, assert_equal
+
+COPY = Scripts("copy")
 MODULES = ("episodes", "windows", "curriculum", "learners", "training", "checkpoint", "plots")
-PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--units", "8", "--batch-size", "4"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 class Files:
@@ -36,42 +29,12 @@ class Files:
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
     """Import from the task's folder; other tasks have files of the same names."""
-    monkeypatch.syspath_prepend(TASK)
+    monkeypatch.syspath_prepend(COPY.folder)
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield Files()
     for name in MODULES:
         sys.modules.pop(name, None)
-
-
-def run_all(folder: Path, cases: list[list[str]]) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of the script for several command lines, in one process."""
-    code = f"""
-import contextlib, io, json, sys
-sys.path.insert(0, {str(TASK)!r})
-import main
-
-results = []
-for words in json.loads(sys.argv[1]):
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
-        try:
-            code = main.main(words)
-        except SystemExit as end:
-            code = end.code
-    results.append((code, output.getvalue(), errors.getvalue()))
-print(json.dumps(results))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(cases)],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [(code, output, errors) for code, output, errors in json.loads(done.stdout)]
 
 
 # -- episodes, windows, lengths --------------------------------------------------------------
@@ -195,7 +158,9 @@ def test_script_trains_every_task_by_every_method(tmp_path: Path) -> None:
     easy = [*SMALL, "--threshold", "5", "--beyond", "2"]
     lengths = ["--task", "repeat_copy", "--window", "2", "--longest", "3"]
     full = ["--method", "bptt", "--window", "full", "--longest", "4"]
-    *results, grown, whole = run_all(tmp_path, [*words, [*easy, *lengths], [*easy, *full]])
+    *results, grown, whole = COPY.run_all(
+        tmp_path, "main.py", [*words, [*easy, *lengths], [*easy, *full]]
+    )
     for (task, method), (code, output, errors) in zip(cases, results, strict=True):
         assert (code, errors) == (0, "")
         _, header, *rows = output.splitlines()
@@ -230,7 +195,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
             [*common, "--updates", "33", "--save", part],
             [*common, "--updates", "60", "--save", part, "--resume", part],
         ]
-    for code, _, errors in run_all(tmp_path, words):
+    for code, _, errors in COPY.run_all(tmp_path, "main.py", words):
         assert (code, errors) == (0, "")
     for name in runs:
         whole, part = (
@@ -242,23 +207,6 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
             state["progress"] = {**state["progress"], "rows": []}
         assert_equal(part, whole)
     assert not list(tmp_path.glob("*.tmp"))
-
-
-def assert_equal(a: Any, b: Any, where: str = "state") -> None:
-    """Assert that two nested states are equal to the last bit, times apart."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in set(a) - {"seconds"}:
-            assert_equal(a[key], b[key], f"{where}[{key!r}]")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{index}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
@@ -289,7 +237,9 @@ def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
         (["--save", "."], "is a folder"),
         (["--output", "text.pt/plots"], "cannot be made"),
     ]
-    results = run_all(tmp_path, [[*SMALL, "--updates", "4", *words] for words, _ in cases])
+    results = COPY.run_all(
+        tmp_path, "main.py", [[*SMALL, "--updates", "4", *words] for words, _ in cases]
+    )
     for (code, _, errors), (words, expected) in zip(results, cases, strict=True):
         assert code == (2 if expected else 0), (words, errors)
         assert (expected or "") in errors, words
@@ -298,29 +248,8 @@ def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
 
 
 def test_interrupt_leaves_the_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
-    words = [*SMALL, "--updates", "1000000", "--row-every", "10", "--save", "run.pt"]
-    process = subprocess.Popen(
-        [sys.executable, str(TASK / "main.py"), *words],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run.pt").exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "--resume run.pt" in errors
-    assert "Traceback" not in errors
-    state = torch.load(tmp_path / "run.pt", weights_only=True)
-    assert state["progress"]["updates"] >= 10
+    words = [*SMALL, "--updates", "1000000", "--row-every", "10"]
+    assert COPY.interrupt(tmp_path, "main.py", *words)["progress"]["updates"] >= 10
 
 
 def test_docstring_examples_run(files: Files) -> None:

@@ -184,8 +184,8 @@ def test_classifier_is_trained_once_per_run(
 def test_evaluator_refuses_what_cannot_work() -> None:
     with pytest.raises(ConfigError, match="2 or more"):
         Frechet(samples=1)
-    with pytest.raises(ConfigError, match=r"no network 'gan'.*'gen'"):
-        Frechet(network="gan").begin(build("backprop"))
+    with pytest.raises(ConfigError, match=r"frechet' calls the network 'gan'.*mean 'gen'"):
+        build("backprop", ("evaluators/frechet/network", "gan"))
 
 
 @pytest.mark.parametrize("module", [networks, distance])

@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-TASK = ROOT / "tasks" / "mnist"
+from task_scripts import PNG, ROOT, Scripts, assert_equal
+
+MNIST = Scripts("mnist")
 REAL_DATA = ROOT.parent / "shared" / "data"
-PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--units", "24", "--hidden-size", "8", "--batch-size", "256"]  # 5 batches an epoch
-# One thread, so that sums are added in one order; a closed port, so that nothing is downloaded.
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "http_proxy": "http://127.0.0.1:9",
-    "https_proxy": "http://127.0.0.1:9",
-    "PYTHONPATH": str(ROOT),
-}
-
-
-def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with `folder` as working directory."""
-    return subprocess.run(
-        [sys.executable, str(TASK / script), *words],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
-
-
-def assert_equal(a: Any, b: Any, where: str = "state") -> None:
-    """Assert that two nested states are equal to the last bit, times apart."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            if key != "seconds":
-                assert_equal(a[key], b[key], f"{where}[{key!r}]")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{index}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 @pytest.mark.parametrize(
@@ -73,7 +27,7 @@ def assert_equal(a: Any, b: Any, where: str = "state") -> None:
     ids=["fcn-backprop", "fcn-dni", "fcn-dni-labels", "conv-dni", "conv-dni-labels"],
 )
 def test_script_trains_and_draws(tmp_path: Path, script: str, flags: list[str], sites: int) -> None:
-    done = run(tmp_path, script, "--max-steps", "4", "--output", "out", *flags)
+    done = MNIST.run(tmp_path, script, "--max-steps", "4", "--output", "out", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     _, header, row, note, *_ = done.stdout.splitlines()
@@ -92,7 +46,7 @@ def test_script_trains_and_draws(tmp_path: Path, script: str, flags: list[str], 
 )
 def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, flags: list[str]) -> None:
     def train(*words: str) -> None:
-        done = run(tmp_path, "fcn.py", "--epochs", "3", *flags, *words)
+        done = MNIST.run(tmp_path, "fcn.py", "--epochs", "3", *flags, *words)
         assert done.returncode == 0, done.stderr
 
     train("--save", "whole.pt")
@@ -108,35 +62,14 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, flags: list[str]) 
 
 
 def test_interrupt_leaves_the_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
-    words = [*SMALL, "--epochs", "100000", "--save", "run.pt"]
-    process = subprocess.Popen(
-        [sys.executable, str(TASK / "fcn.py"), *words],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run.pt").exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "--resume run.pt" in errors
-    assert "Traceback" not in errors
-    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    state = MNIST.interrupt(tmp_path, "fcn.py", *SMALL, "--epochs", "100000")
     assert state["progress"]["epoch"] >= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.pt", "runs"]
 
 
 def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     small = [*SMALL, "--max-steps", "2"]
-    saved = run(tmp_path, "fcn.py", *small, "--save", "run.pt")
+    saved = MNIST.run(tmp_path, "fcn.py", *small, "--save", "run.pt")
     assert saved.returncode == 0, saved.stderr
     (tmp_path / "text.pt").write_text("no checkpoint", encoding="utf-8")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
@@ -157,8 +90,8 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     for script, words in cases.items():
         if script == "conv.py":
             small = ["--max-steps", "2"]
-        results = run_all(tmp_path, script, [[*small, *flags] for flags, _ in words])
-        for (code, errors), (_, expected) in zip(results, words, strict=True):
+        results = MNIST.run_all(tmp_path, script, [[*small, *flags] for flags, _ in words])
+        for (code, _, errors), (_, expected) in zip(results, words, strict=True):
             assert code == 2, errors
             assert expected in errors
             assert len(errors.strip().splitlines()) == 1
@@ -183,46 +116,16 @@ def test_bad_arguments_give_one_sentence(tmp_path: Path) -> None:
         (["--output", "file.txt/plots"], "cannot be made"),
     ]
     (tmp_path / "file.txt").touch()
-    results = run_all(tmp_path, "fcn.py", [words for words, _ in cases])
-    for (code, errors), (words, expected) in zip(results, cases, strict=True):
+    results = MNIST.run_all(tmp_path, "fcn.py", [words for words, _ in cases])
+    for (code, _, errors), (words, expected) in zip(results, cases, strict=True):
         assert code == 2, (words, errors)
         assert expected in errors, words
         assert errors.strip().splitlines()[-1].startswith("fcn.py: error: "), errors
 
 
-def run_all(folder: Path, script: str, cases: list[list[str]]) -> list[tuple[int, str]]:
-    """Exit code and standard error of a script for several command lines, in one process."""
-    code = f"""
-import contextlib, io, json, sys
-sys.path.insert(0, {str(TASK)!r})
-import {script.removesuffix(".py")} as script
-
-results = []
-for words in json.loads(sys.argv[1]):
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            code = script.main(words)
-        except SystemExit as end:
-            code = end.code
-    results.append((code, errors.getvalue()))
-print(json.dumps(results))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(cases)],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [(code, errors) for code, errors in json.loads(done.stdout)]
-
-
 @pytest.mark.parametrize("dataset", ["mnist", "fashion"])
 def test_missing_data_offline_gives_one_sentence(tmp_path: Path, dataset: str) -> None:
-    done = run(tmp_path, "fcn.py", "--dataset", dataset, "--data-dir", "absent")
+    done = MNIST.run(tmp_path, "fcn.py", "--dataset", dataset, "--data-dir", "absent")
     assert done.returncode == 2
     (sentence,) = done.stderr.strip().splitlines()
     assert "`absent` does not hold" in sentence
@@ -232,13 +135,13 @@ def test_missing_data_offline_gives_one_sentence(tmp_path: Path, dataset: str) -
 @pytest.mark.skipif(not (REAL_DATA / "MNIST").exists(), reason="no MNIST beside the repository")
 def test_mnist_is_read_from_its_folder(tmp_path: Path) -> None:
     words = ["--dataset", "mnist", "--data-dir", str(REAL_DATA), "--max-steps", "3"]
-    done = run(tmp_path, "fcn.py", *words, "--units", "16")
+    done = MNIST.run(tmp_path, "fcn.py", *words, "--units", "16")
     assert done.returncode == 0, done.stderr
     assert "60,000 + 10,000 images" in done.stdout
 
 
 def test_demo_compares_the_methods(tmp_path: Path) -> None:
-    done = run(tmp_path, "demo.py", "--epochs", "1", "--seeds", "1")
+    done = MNIST.run(tmp_path, "demo.py", "--epochs", "1", "--seeds", "1")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     (top,) = [number for number, text in enumerate(lines) if text.startswith("method ")]
@@ -253,7 +156,4 @@ def test_demo_compares_the_methods(tmp_path: Path) -> None:
 
 
 def test_docstring_examples_run() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "doctest", "memory.py"], cwd=TASK, env=ENVIRONMENT, timeout=120
-    )
-    assert done.returncode == 0
+    assert MNIST.python(MNIST.folder, "-m", "doctest", "memory.py").returncode == 0

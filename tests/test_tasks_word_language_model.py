@@ -4,68 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-TASK = ROOT / "tasks" / "word_language_model"
+from task_scripts import PNG, ROOT, Scripts, assert_equal
+
+WORDS = Scripts("word_language_model")
 BROWN = ROOT.parent / "shared" / "data" / "brown"
-PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--units", "16", "--batch-size", "8", "--evaluate-every", "10"]
 LINE = "a cat sat on the mat and a dog lay by the door\n"
-# One thread, so that sums are added in one order.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with `folder` as working directory."""
-    return subprocess.run(
-        [sys.executable, str(TASK / script), *words],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
-
-
-def run_all(folder: Path, script: str, cases: list[list[str]]) -> list[tuple[int, str, str]]:
-    """Exit code, output and standard error for several command lines, in one process."""
-    code = f"""
-import contextlib, io, json, sys
-sys.path.insert(0, {str(TASK)!r})
-import {script.removesuffix(".py")} as script
-
-results = []
-for words in json.loads(sys.argv[1]):
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
-        try:
-            code = script.main(words)
-        except SystemExit as end:
-            code = end.code
-    results.append((code, output.getvalue(), errors.getvalue()))
-print(json.dumps(results))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(cases)],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [(code, output, errors) for code, output, errors in json.loads(done.stdout)]
 
 
 def write_corpus(folder: Path, **texts: str | bytes) -> Path:
@@ -78,24 +27,6 @@ def write_corpus(folder: Path, **texts: str | bytes) -> Path:
     return folder
 
 
-def assert_equal(a: Any, b: Any, where: str = "state") -> None:
-    """Assert that two nested states are equal to the last bit, times apart."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            if key != "seconds":
-                assert_equal(a[key], b[key], f"{where}[{key!r}]")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{index}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
 def test_every_cell_and_method_trains_and_draws(tmp_path: Path) -> None:
     corpus = str(write_corpus(tmp_path / "corpus"))
     cases = [
@@ -105,7 +36,7 @@ def test_every_cell_and_method_trains_and_draws(tmp_path: Path) -> None:
         ["--method", "dni", "--dni-layers", "1", "--hidden-size", "8", "--accumulate", "2"],
     ]
     end = ["--data", corpus, "--updates", "20", "--lr", "0.02", "--output", "out", *SMALL]
-    results = run_all(tmp_path, "main.py", [[*words, *end] for words in cases])
+    results = WORDS.run_all(tmp_path, "main.py", [[*words, *end] for words in cases])
     for (code, output, errors), words in zip(results, cases, strict=True):
         assert (code, errors) == (0, ""), words
         _, header, first, last, best, *_ = output.splitlines()
@@ -118,7 +49,7 @@ def test_every_cell_and_method_trains_and_draws(tmp_path: Path) -> None:
 
 
 def test_embedded_text_needs_no_files(tmp_path: Path) -> None:
-    done = run(tmp_path, "main.py", "--max-steps", "3", *SMALL)
+    done = WORDS.run(tmp_path, "main.py", "--max-steps", "3", *SMALL)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     summary, _, row, note, *_ = done.stdout.splitlines()
@@ -133,7 +64,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, method: str) -> No
     # 60 windows of an epoch, so that the resume is within the second.
     common = ["--data", corpus, "--method", method, "--updates", "40", "--dropout", "0.1", *SMALL]
     common += ["--accumulate", "3", "--characters", *(["--ahead", "2"] * (method != "bptt"))]
-    results = run_all(
+    results = WORDS.run_all(
         tmp_path,
         "main.py",
         [
@@ -153,7 +84,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, method: str) -> No
 def test_plateau_slows_down_and_stops_early(tmp_path: Path) -> None:
     corpus = str(write_corpus(tmp_path / "corpus", valid="the the the the\n" * 20))
     words = ["--data", corpus, "--lr", "0.1", "--patience", "2", "--updates", "1000", *SMALL]
-    ((code, output, _),) = run_all(tmp_path, "main.py", [[*words, "--save", "run.pt"]])
+    ((code, output, _),) = WORDS.run_all(tmp_path, "main.py", [[*words, "--save", "run.pt"]])
     assert code == 0
     rows = torch.load(tmp_path / "run.pt", weights_only=True)["progress"]["rows"]
     assert 3 <= len(rows) < 100
@@ -164,31 +95,10 @@ def test_plateau_slows_down_and_stops_early(tmp_path: Path) -> None:
 
 
 def test_interrupt_leaves_the_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
-    words = [*SMALL, "--updates", "100000", "--patience", "10000", "--save", "run.pt"]
+    words = [*SMALL, "--updates", "100000", "--patience", "10000"]
     corpus = write_corpus(tmp_path / "corpus")
-    process = subprocess.Popen(
-        [sys.executable, str(TASK / "main.py"), *words, "--data", str(corpus)],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run.pt").exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "--resume run.pt" in errors
-    assert "Traceback" not in errors
-    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    state = WORDS.interrupt(tmp_path, "main.py", *words, "--data", str(corpus))
     assert state["progress"]["rows"]
-    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
@@ -233,7 +143,7 @@ def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
             "vocabulary of 13 symbols is not that of this corpus, which has 4, such as 'yak'",
         ),
     ]
-    results = run_all(tmp_path, "main.py", [words for words, _ in cases])
+    results = WORDS.run_all(tmp_path, "main.py", [words for words, _ in cases])
     assert results[0][0] == 0, results[0]
     for (code, _, errors), (words, expected) in list(zip(results, cases, strict=True))[1:]:
         assert code == 2, (words, errors)
@@ -244,7 +154,9 @@ def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
 def test_generate_writes_what_the_model_has_learnt(tmp_path: Path) -> None:
     corpus = str(write_corpus(tmp_path / "corpus"))
     words = ["--data", corpus, "--method", "bptt", "--updates", "150", "--lr", "0.02"]
-    done = run(tmp_path, "main.py", *words, *SMALL, "--evaluate-every", "50", "--save", "run.pt")
+    done = WORDS.run(
+        tmp_path, "main.py", *words, *SMALL, "--evaluate-every", "50", "--save", "run.pt"
+    )
     assert done.returncode == 0, done.stderr
     likely = ["run.pt", "--length", "30", "--temperature", "1e-6"]
     cases = [
@@ -259,7 +171,7 @@ def test_generate_writes_what_the_model_has_learnt(tmp_path: Path) -> None:
         ["absent.pt"],
         ["run.pt", "--temperature", "0"],
     ]
-    results = run_all(tmp_path, "generate.py", cases)
+    results = WORDS.run_all(tmp_path, "generate.py", cases)
     texts = [output.rstrip("\n") for _, output, _ in results]
     line = LINE.rstrip("\n")
     assert texts[0] == texts[1]
@@ -286,7 +198,7 @@ def test_perplexity_is_that_of_the_scores(tmp_path: Path) -> None:
     """The table's figure, against a sum over single steps in one stream."""
     corpus = write_corpus(tmp_path / "corpus", test="the cat and the dog\n")
     words = ["--data", str(corpus), "--method", "bptt", "--updates", "10", *SMALL]
-    done = run(tmp_path, "main.py", *words, "--save", "run.pt")
+    done = WORDS.run(tmp_path, "main.py", *words, "--save", "run.pt")
     assert done.returncode == 0, done.stderr
     code = """
 import sys, math, json, torch
@@ -308,14 +220,7 @@ for stream in (numbers[:2], numbers[2:4], numbers[4:]):
         count += 1
 print(total / count)
 """
-    checked = subprocess.run(
-        [sys.executable, "-c", code, str(TASK)],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    checked = WORDS.python(tmp_path, "-c", code, str(WORDS.folder))
     assert checked.returncode == 0, checked.stderr
     lines = checked.stdout.splitlines()
     saved, measured = json.loads(lines[0])
@@ -326,14 +231,11 @@ print(total / count)
 
 @pytest.mark.skipif(not BROWN.exists(), reason="no Brown corpus beside the repository")
 def test_brown_corpus_is_read(tmp_path: Path) -> None:
-    done = run(tmp_path, "main.py", "--data", str(BROWN), "--max-steps", "2", *SMALL)
+    done = WORDS.run(tmp_path, "main.py", "--data", str(BROWN), "--max-steps", "2", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "10,000 different" in done.stdout
 
 
 def test_docstring_examples_run() -> None:
     for name in ("vocabulary", "data", "model", "history", "schedule"):
-        done = subprocess.run(
-            [sys.executable, "-m", "doctest", f"{name}.py"], cwd=TASK, env=ENVIRONMENT, timeout=120
-        )
-        assert done.returncode == 0, name
+        assert WORDS.python(WORDS.folder, "-m", "doctest", f"{name}.py").returncode == 0, name

@@ -9,6 +9,8 @@ from . import image_losses as image_losses
 from . import injectors as injectors
 from . import losses as losses
 from . import networks as networks
+from . import recurrent as recurrent
+from . import temporal_strategy as temporal_strategy
 from . import tensor_injectors as tensor_injectors
 from .data import Source, make_source
 from .datasets import Tensors

@@ -25,7 +25,7 @@ from .run import Run
 from .schedules import Schedule, make_schedule
 from .schema import Config, DataConfig, PhaseConfig, Typed
 from .step_builder import StepBuilder
-from .targets import Target
+from .targets import Target, targets_of
 from .trainer import Trainer
 from .when import When
 
@@ -72,6 +72,8 @@ def build_trainer(loaded: Loaded, run: Run | None = None) -> Trainer:
     for path in trainer.schedules:
         with at(places, "schedules", path):
             Target(trainer, path)
+    with at(places, "schedules"):
+        targets_of(trainer)
     with at(places, "evaluators"):
         attach_evaluators(trainer, _evaluators(config, places))
     storing = config.evaluation.model_dump(exclude={"batch_size"})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import written_whole
+
+logger = logging.getLogger("dni.trainer")
 
 VERSION = 1
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
@@ -32,27 +35,16 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     plain = _plain(state, "")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
+        with written_whole(path) as file:
             torch.save(plain, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as err:
-        # Ctrl-C amid torch.save: closing its archive raises over the interrupt.
-        if isinstance(err.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from err
         cause = err.__context__ if isinstance(err.__context__, OSError) else err
         raise CheckpointError(
             f"The checkpoint {path} could not be written: {cause}. What was saved before is "
             "still there; free some space, or choose another folder."
         ) from err
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -146,6 +138,37 @@ class Checkpoints:
             draft.unlink(missing_ok=True)  # of a process that was killed while it wrote
         return path
 
+    def leave(self, step: int) -> None:
+        """Move those of more updates into ``left_1/``, ``left_2/``, …, which nothing removes.
+
+        They are of a past that a run leaves by going on from an older one. Left where they are,
+        they would count as newer than what comes.
+
+        Args:
+            step: Number of updates that the run goes on from.
+
+        Raises:
+            CheckpointError: They cannot be moved.
+        """
+        files = [path for path, number, _ in self._files() if number > step]
+        if not files:
+            return
+        number = 1
+        while (folder := self.folder / f"left_{number}").exists():
+            number += 1
+        try:
+            folder.mkdir()
+            for file in files:
+                file.rename(folder / file.name)
+        except OSError as err:
+            raise CheckpointError(
+                f"The checkpoints after step {step} could not be moved to {folder}: {err}. Go on "
+                "from the newest one, or make the folder writable."
+            ) from err
+        logger.warning(
+            "The run goes on from step %d; its later checkpoints are now in %s.", step, folder
+        )
+
     def newest(self, count: int = 1) -> list[Path]:
         """The files with most updates, the newest first."""
         return [path for path, *_ in sorted(self._files(), key=lambda f: -f[1])][:count]
@@ -231,13 +254,3 @@ def _plain(value: Any, path: str) -> Any:
 
 def _same_kind(value: object) -> type[tuple[Any, ...]] | type[set[Any]]:
     return tuple if isinstance(value, tuple) else set
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the file's new name on the disk too; not every file system has folders to sync."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

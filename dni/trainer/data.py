@@ -226,7 +226,7 @@ def make_source(type: Any, **options: Any) -> Source:
         **options: Arguments of `Source`; all others are the data set's.
 
     Raises:
-        ConfigError: An argument that neither knows.
+        ConfigError: An argument that neither knows, or that a source of its own does not take.
     """
     make = DATA.find(type) if isinstance(type, str) else type
     own = {name for name in inspect.signature(Source).parameters if name != "dataset"}
@@ -240,7 +240,14 @@ def make_source(type: Any, **options: Any) -> Source:
                 f"The data {type!r} has no argument {key!r}.{did_you_mean(key, [*theirs, *own])}"
             )
     dataset = make(**of_data)
-    return dataset if isinstance(dataset, Source) else Source(dataset, **of_source)
+    if not isinstance(dataset, Source):
+        return Source(dataset, **of_source)
+    for key in ("shuffle", "drop_last", "keys", "workers"):
+        if of_source.get(key):
+            raise ConfigError(
+                f"The data {type!r} makes its batches itself and takes no `{key}`; leave it out."
+            )
+    return dataset
 
 
 def _check_keys(parts: int, keys: Sequence[str]) -> None:

@@ -65,6 +65,8 @@ class DNIStrategy(Strategy):
         for name in options:
             if name not in taken:
                 hint = did_you_mean(name, (taken - {"lambda_", "λ"}) | {"lambda"})
+                if name == "lr":
+                    hint = " `optim: {type: adam, lr: 1e-3}` is the network's, `grad_lr` the other."
                 raise ConfigError(f"The strategy 'dni' has no argument {name!r}.{hint}")
         if isinstance(synthesizers := options.get("dni_network"), str):
             options["dni_network"] = _synthesizer(synthesizers)

@@ -25,6 +25,7 @@ class Evaluator(ABC):
 
     Attributes:
         reads: Keys of the state it needs.
+        calls: Networks it needs.
         needs_data: Whether it is to be given batches; an evaluator that draws its own samples
             needs none, and does everything in `result`.
 
@@ -43,6 +44,7 @@ class Evaluator(ABC):
     """
 
     reads: str | tuple[str, ...] = ()
+    calls: str | tuple[str, ...] = ()
     needs_data: bool = True
 
     def begin(self, trainer: Trainer) -> None:  # noqa: B027
@@ -118,8 +120,12 @@ class Entry:
     @property
     def reads(self) -> tuple[str, ...]:
         """Keys of the state that it needs."""
-        reads = self.evaluator.reads
-        return (reads,) if isinstance(reads, str) else tuple(reads)
+        return _listed(self.evaluator.reads)
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """Networks that it needs."""
+        return _listed(self.evaluator.calls)
 
     def is_due(self, trainer: Trainer) -> bool:
         """Whether it runs at a validation that begins now, within a fit."""
@@ -208,7 +214,7 @@ def attach_evaluators(trainer: Trainer, entries: list[Entry]) -> None:
     """Let a trainer run evaluators: beside its validation, or in phases of their own.
 
     Raises:
-        ConfigError: There is no such split, or nothing ever validates.
+        ConfigError: There is no such split or network, or nothing ever validates.
     """
     if not entries:
         return
@@ -218,6 +224,12 @@ def attach_evaluators(trainer: Trainer, entries: list[Entry]) -> None:
                 f"The evaluator {entry.name!r} is for the data {entry.split!r}, which is not "
                 f"there.{did_you_mean(entry.split, trainer.data)}"
             )
+        for name in entry.calls:
+            if name not in trainer.networks:
+                raise ConfigError(
+                    f"The evaluator {entry.name!r} calls the network {name!r}, which is not "
+                    f"there.{did_you_mean(name, trainer.networks)}"
+                )
     if trainer.validate_epochs is None and trainer.validate_steps is None:
         raise ConfigError(
             f"The evaluator {entries[0].name!r} would never run: nothing is validated. Set "
@@ -236,6 +248,10 @@ def attach_evaluators(trainer: Trainer, entries: list[Entry]) -> None:
         if not any(_validates(phase, split) for phase in trainer.phases):
             trainer.phases.append(ValidationPhase(split))
     trainer.phases += [EvaluatorPhase(e.name, e.split, e) for e in entries if e.alone]
+
+
+def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _validates(phase: Phase, split: str) -> bool:

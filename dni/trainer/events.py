@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, DNIWarning, did_you_mean
 from .when import When
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ EVENTS = (
     EXCEPTION,
     FIT_END,
 )
-"""The trainer's own events, in the order in which they happen; any other string is a user's.
+"""The trainer's own events, in the order in which they happen; any other string is a user's, which
+the callbacks that hear it name in their `events`.
 
 ``loss_begin`` is where the forward pass ends; ``update`` tells of a network that updates itself.
 """
@@ -96,6 +99,8 @@ class Callback:
         reads: What the callback reads.
         writes: What it writes.
         run_after: Classes, or names of classes, whose callbacks run before this one.
+        events: Events of your own that it hears; a method ``on_<event>`` for any other event that
+            is none of `EVENTS` draws a warning.
 
     Example:
         >>> class Hello(Callback):
@@ -106,6 +111,7 @@ class Callback:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     run_after: tuple[type | str, ...] = ()
+    events: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -141,7 +147,7 @@ class Throttled(Callback):
         self.callback, self.event, self.when = callback, event, when
         self.count = 0
         self.reads, self.writes = callback.reads, callback.writes
-        self.run_after = callback.run_after
+        self.run_after, self.events = callback.run_after, callback.events
         for other in heard:
             setattr(self, f"on_{other}", getattr(callback, f"on_{other}"))
         handler: Handler = getattr(callback, f"on_{event}")
@@ -188,9 +194,26 @@ def throttle(
     return Throttled(callback, event, when)
 
 
+def warn_of_unknown(callback: Callback) -> None:
+    """Warn of methods that no event will ever call.
+
+    Warns:
+        DNIWarning: A method ``on_<event>`` is for none of `EVENTS` nor of the callback's own.
+    """
+    for event in _heard(callback):
+        if event not in EVENTS and event not in callback.events:
+            warnings.warn(
+                f"The callback `{callback.name}` has a method `on_{event}`, and the trainer has no "
+                f"event {event!r}.{did_you_mean(event, EVENTS)} An event of your own goes into "
+                "its `events`.",
+                DNIWarning,
+                stacklevel=2,
+            )
+
+
 def _heard(callback: Callback) -> list[str]:
     return [
         name[3:]
         for name in dir(callback)
-        if name.startswith("on_") and callable(getattr(callback, name))
+        if name.startswith("on_") and callable(inspect.getattr_static(callback, name))
     ]

@@ -20,10 +20,16 @@ class Injector:
     Adding one is a subclass with `inject`, or a plain function of the values read, and one
     ``@INJECTORS.register("name")``. In a config ``in`` names the keys it reads and ``out`` those
     it writes; a list ``out`` needs a sequence of as many values.
+
+    Attributes:
+        network: Name of the network that it is given ahead of the values; ``None`` for none.
+        needs_step: Whether it is given the number of the step, ahead of all.
+        carries: Whether something goes from one batch to the next (see `enter`).
     """
 
     network: str | None = None
     needs_step = False
+    carries = False
 
     def inject(self, *values: Any) -> Any:
         """The values for ``out``, from those of ``in``."""
@@ -32,6 +38,21 @@ class Injector:
     def __call__(self, *values: Any) -> Any:
         """What `inject` returns."""
         return self.inject(*values)
+
+    def enter(self, phase: str, batch: int) -> None:
+        """Hear where the run is, ahead of each batch's values, if it ``carries``.
+
+        Args:
+            phase: Name of the phase.
+            batch: Number of the batch in the epoch, or in the evaluation, from 0.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
 
     def check(self, count: int, *, by: str) -> None:
         """Check that it can be given that many values.

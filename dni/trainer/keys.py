@@ -40,7 +40,7 @@ def check_keys(trainer: Trainer, config: Config, places: Places) -> None:
 
     Two injectors may write one key if they never do so in one step: one takes part in training
     and the other in evaluation, or the one begins after the other's last step. What comes after
-    a step of Python code is not checked: it may write anything.
+    a step of Python code is not checked here: it may write anything. `SanityCheck` tries that.
 
     Args:
         trainer: What was made of the config.
@@ -55,6 +55,13 @@ def check_keys(trainer: Trainer, config: Config, places: Places) -> None:
         writers: Writers = {
             key: [_Writer(f"the data {split!r}")] for key in trainer.data[split].peek()
         }
+    found = trainer.callbacks.find(Evaluators)
+    entries = found.entries if found is not None else []
+    for entry in entries:
+        if entry.alone and entry.evaluator.needs_data:
+            with at(places, "data", entry.split):
+                batch = trainer.data[entry.split].peek()
+            _check_read(entry.reads, batch, places, ("evaluators", entry.name))
     steps = [step for step in trainer.steps.values() if isinstance(step, Step)]
     written = {key for step in steps for key in step.writes or ()}
     for name, step in trainer.steps.items():
@@ -91,8 +98,7 @@ def check_keys(trainer: Trainer, config: Config, places: Places) -> None:
             if argument in metric.arguments:
                 where = ("metrics", name, argument)
                 _check_read([metric.arguments[argument]], writers, places, where)
-    evaluators = trainer.callbacks.find(Evaluators)
-    for entry in evaluators.entries if evaluators is not None else ():
+    for entry in entries:
         if not entry.alone:
             _check_read(entry.reads, writers, places, ("evaluators", entry.name))
     _check_read(config.evaluation.keys or (), writers, places, ("evaluation", "keys"))
@@ -102,7 +108,8 @@ def _check_context(name: str, config: Config, writers: Writers, places: Places) 
     own = config.steps[name].optimizer
     chosen = own or config.optimizer
     context = chosen.arguments.get("context") if chosen is not None else None
-    if chosen is not None and chosen.type == "dni" and isinstance(context, str):
+    is_dni = chosen is not None and chosen.type in ("dni", "temporal_dni")
+    if is_dni and isinstance(context, str):
         path = ("steps", name, "optimizer") if own is not None else ("optimizer",)
         if config.steps[name].training:
             _check_read([context], writers, places, (*path, "context"))

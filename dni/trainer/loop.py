@@ -32,12 +32,13 @@ from .events import (
     CancelFit,
     CancelStep,
 )
+from .modes import evaluating, train_only
 from .phases import Phase
 from .randomness import random_state, seed_all, set_random_state
 from .schedules import Schedule
 from .signals import noted_signals
 from .state import State
-from .targets import Target
+from .targets import Target, targets_of
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -92,18 +93,15 @@ class Loop:
     def begin(self) -> None:
         """Get networks, schedules and random generators ready."""
         trainer, counters = self.trainer, self.trainer.counters
-        self._targets = [(s, Target(trainer, path)) for path, s in trainer.schedules.items()]
+        self._targets = [
+            (trainer.schedules[path], target) for path, target in targets_of(trainer).items()
+        ]
         self._break = None
         trained: set[str] = set()
         for step in trainer.steps.values():
             names: Iterable[str] = getattr(step, "training", trainer.networks)
             trained.update(names)
-        for name, network in trainer.networks.items():
-            # A network that is in training mode already may have parts that its user froze.
-            if name not in trained:
-                network.eval()
-            elif not network.training:
-                network.train()
+        train_only(trainer.networks, trained)
         is_new = counters.step == 0 and counters.batch == 0 and self._resumed is None
         if is_new and trainer.seed is not None:
             seed_all(trainer.seed)
@@ -134,14 +132,15 @@ class Loop:
         """Run what is left of an epoch; tell why the fit ends, if it does."""
         counters = self.trainer.counters
         phases = self._training_phases(counters.epoch)
-        before = counters.step
+        before, is_new = counters.step, counters.batch == 0 and counters.phase == 0
         while counters.phase < len(phases):
             finished = self.train(phases[counters.phase])
             if finished:
                 return finished
         counters.phase = 0
         counters.epoch += 1
-        if counters.step == before and self.trainer.max_epochs is None:
+        # What was resumed after its last batch has no step left, and yet it had some.
+        if is_new and counters.step == before and self.trainer.max_epochs is None:
             return "an epoch without one complete step"
         return None
 
@@ -285,13 +284,10 @@ class Loop:
         trainer = self.trainer
         source = self._source(phase)
         outer = trainer.phase, trainer.batch, trainer.batches, trainer.step, trainer.batch_size
-        modes = {m: m.training for network in trainer.networks.values() for m in network.modules()}
         is_updated, self._outside = self._is_updated, random_state()
         trainer.phase, trainer.batches, trainer.batch = phase, source.count(), 0
         try:
-            for network in trainer.networks.values():
-                network.eval()
-            with torch.no_grad():
+            with evaluating(trainer.networks):
                 try:
                     trainer.handle(VALIDATE_BEGIN)
                     self._validate_batches(phase, source)
@@ -299,8 +295,6 @@ class Loop:
                     pass
                 self._announce(VALIDATE_END, phase)
         finally:
-            for module, mode in modes.items():
-                module.training = mode
             set_random_state(self._outside)
             self._is_updated, self._outside = is_updated, None
             trainer.phase, trainer.batch, trainer.batches, trainer.step, trainer.batch_size = outer

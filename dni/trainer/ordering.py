@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .events import Callback, Handler, Throttled
+from .events import Callback, Handler, Throttled, warn_of_unknown
 from .strict import held
 
 PROVIDED = ("step", "networks", "steps", "data", "counters", "record", "phase")
@@ -23,6 +23,9 @@ class Callbacks:
     Raises:
         ConfigError: Two write the same, one reads what nothing writes, or they wait for one
             another in a circle.
+
+    Warns:
+        DNIWarning: A callback has a method for an event that does not exist.
     """
 
     def __init__(self, callbacks: Iterable[Callback] = (), *, strict: bool = False) -> None:
@@ -33,6 +36,9 @@ class Callbacks:
     def replace(self, callbacks: Iterable[Callback]) -> None:
         """Take these callbacks instead."""
         ordered = order(list(callbacks))
+        for callback in ordered:
+            if not any(callback is known for known in self._all):
+                warn_of_unknown(callback)
         self._all[:] = ordered
         self.handlers.clear()
 

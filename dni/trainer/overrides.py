@@ -10,11 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from ..errors import ConfigError, did_you_mean
-from .places import Places, annotation_at, keys_of
+from .places import COMMAND_LINE, Places, annotation_at, keys_of
 from .schema import Config
 from .yaml_files import REFERENCE, first_line, resolve_braces
-
-COMMAND_LINE = "the command line"
 
 Override = tuple[str, str]
 """A path and the words of its value: ``("train/max_epochs", "3")``."""

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 Path = tuple[str, ...]
 _UNIONS = (Union, type(int | None))
 
+COMMAND_LINE = "the command line"
+
 
 class Places(dict[Path, str]):
     r"""Where keys were written: ``"base.yaml:12"``, or the command line.
@@ -57,9 +59,22 @@ class Places(dict[Path, str]):
         return ""
 
     def say(self, path: Iterable[object], message: str) -> str:
-        """A message about a key, led by where it was written and what it is called."""
+        """A message about a key, led by where it was written and what it is called.
+
+        Example:
+            >>> places = Places({("a",): "base.yaml:1", ("a", "b"): COMMAND_LINE})
+            >>> places.say(["a"], "it cannot be made.")
+            'base.yaml:1 and the command line: a: it cannot be made.'
+        """
         parts = [str(part) for part in path]
-        return ": ".join(part for part in (self.find(parts), "/".join(parts), message) if part)
+        where, depth = self.find(parts), len(parts)
+        # What is wrong with a block may be what the command line put into it.
+        is_changed = any(
+            place == COMMAND_LINE and list(key[:depth]) == parts for key, place in self.items()
+        )
+        if where and where != COMMAND_LINE and is_changed:
+            where = f"{where} and {COMMAND_LINE}"
+        return ": ".join(part for part in (where, "/".join(parts), message) if part)
 
 
 def plain(annotation: Any) -> Any:

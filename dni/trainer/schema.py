@@ -2,77 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
+from pydantic import BaseModel, ConfigDict, Field
+
+from .values import (
+    BARE_NAME,
+    NO_NULLS,
+    Count,
+    Device,
+    FolderName,
+    Keys,
+    LastIndex,
+    Names,
+    Number,
+    Real,
+    StepIndex,
+    Whole,
 )
-
-
-def _named(value: Any) -> Any:
-    """A bare name stands for ``{type: name}``."""
-    return {"type": value} if isinstance(value, str) else value
-
-
-def _listed(value: Any) -> Any:
-    """A single name stands for a list of one."""
-    return [value] if isinstance(value, str) else value
-
-
-def _without_nulls(value: Any) -> Any:
-    """An entry set to null is an entry taken out."""
-    if isinstance(value, dict):
-        return {key: entry for key, entry in value.items() if entry is not None}
-    return value
-
-
-def _number_or_schedule(value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number and not isinstance(value, dict):
-        raise ValueError(
-            f"is {value!r}; a number is needed, or a schedule such as {{ramp: [0, 0.0, 100, 1.0]}}"
-        )
-    return value
-
-
-def _is_device(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise ValueError(f"is {value!r}; 'auto', 'cpu', 'cuda' or 'cuda:0' is needed")
-    return value
-
-
-def _names(value: Any) -> Any:
-    names = value if isinstance(value, list) else [value]
-    if value is not None and not all(isinstance(name, str) for name in names):
-        raise ValueError(f"is {value!r}; the name of a key is needed, or a list of names")
-    return value
-
-
-def _is_folder_name(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(r"[^/\\\x00-\x1f]+", value):
-        raise ValueError(f"is {value!r}; the name of a folder is needed, without / and \\")
-    return value
-
-
-def _follows(value: int | None, info: ValidationInfo) -> int | None:
-    first = info.data.get("after", 0)
-    if value is not None and value < first:
-        raise ValueError(f"is {value}, and `after` is {first}: the end comes before the beginning")
-    return value
-
-
-Keys = Annotated[Any, BeforeValidator(_names)]
-Names = Annotated[list[str], BeforeValidator(_listed)]
-Number = Annotated[Any, BeforeValidator(_number_or_schedule)]
-Count = Annotated[int, Field(ge=1)]
-StepIndex = Annotated[int, Field(ge=0)]
-LastIndex = Annotated[StepIndex | None, AfterValidator(_follows)]
 
 
 class Block(BaseModel):
@@ -97,9 +44,7 @@ class Typed(BaseModel):
 class RunConfig(Block):
     """Where a run is written: ``<root>/<time>_<name>/``."""
 
-    name: Annotated[str, BeforeValidator(_is_folder_name)] = Field(
-        "run", description="end of the folder's name"
-    )
+    name: FolderName = Field("run", description="end of the folder's name")
     root: str = Field("runs", description="folder that holds the runs")
 
 
@@ -166,7 +111,7 @@ class LogOpConfig(Block):
 
     every: Count | None = Field(None, description="steps; null: whenever the trainer logs")
     layout: Literal["CHW", "HWC", "HW"] = Field("HWC", description="axes of one image")
-    range: tuple[float, float] = Field(
+    range: tuple[Real, Real] = Field(
         (-1.0, 1.0), description="values of black and of white; of bytes 0 and 255"
     )
     count: Count = Field(64, description="images of a batch, at most")
@@ -195,13 +140,13 @@ class StepConfig(Block):
     )
     log_op: LogOpConfig | None = Field(None, description="logs of a `step_op` class")
     training: Names = Field(default_factory=list, description="networks it trains")
-    injectors: Annotated[dict[str, InjectorConfig], BeforeValidator(_without_nulls)] = Field(
+    injectors: Annotated[dict[str, InjectorConfig], NO_NULLS] = Field(
         default_factory=dict, description="by name, in order"
     )
-    losses: Annotated[dict[str, LossConfig], BeforeValidator(_without_nulls)] = Field(
+    losses: Annotated[dict[str, LossConfig], NO_NULLS] = Field(
         default_factory=dict, description="by name"
     )
-    optimizer: Annotated[StrategyConfig | None, BeforeValidator(_named)] = Field(
+    optimizer: Annotated[StrategyConfig | None, BARE_NAME] = Field(
         None, description="in the place of the default one"
     )
     after: StepIndex = Field(0, description="first step at which it runs")
@@ -209,7 +154,7 @@ class StepConfig(Block):
     every: Count = Field(1, description="each n-th step")
     requires: Names = Field(default_factory=list, description="skip it where a key is not there")
     accumulate: Count = Field(1, description="pieces a batch is cut into, one backward each")
-    clip: float | None = Field(
+    clip: Real | None = Field(
         None, gt=0, description="largest norm of the gradients of each network"
     )
     keep: Names = Field(default_factory=list, description="keys whose graph later steps may use")
@@ -224,7 +169,7 @@ class ImagesConfig(Block):
     every: Count = Field(500, description="steps between them")
     keys: Names = Field(description="keys of the state")
     layout: Literal["CHW", "HWC", "HW"] = Field("CHW", description="axes of one image")
-    range: tuple[float, float] = Field((0.0, 1.0), description="values of black and of white")
+    range: tuple[Real, Real] = Field((0.0, 1.0), description="values of black and of white")
     count: Count = Field(64, description="images of a batch, at most")
 
 
@@ -232,7 +177,7 @@ class LogConfig(Block):
     """What is written, and when: at steps 0, 1, 2, 4, 8, … up to `every`, then each `every`."""
 
     every: Count = Field(50, description="steps")
-    growth: float | None = Field(
+    growth: Real | None = Field(
         2, gt=1, description="factor between the first steps; null: only each `every`"
     )
     start: Count = Field(1, description="first of those steps after 0; 2 for 0, 2, 4, 8, …")
@@ -275,7 +220,7 @@ class EvaluationConfig(Block):
     every_epochs: Count | None = Field(
         None, description="also while training, at the end of every so many epochs; null: not"
     )
-    functions: Annotated[dict[str, str], BeforeValidator(_without_nulls)] = Field(
+    functions: Annotated[dict[str, str], NO_NULLS] = Field(
         default_factory=dict,
         description="import paths by name, called on what was stored: "
         "`function(folder, outputs, data, config)`",
@@ -299,7 +244,7 @@ class CheckpointConfig(Block):
 class EmaConfig(Block):
     """A moving average of the networks, updated after each step, used for evaluation."""
 
-    rate: float = Field(0.999, gt=0, lt=1, description="share that stays")
+    rate: Real = Field(0.999, gt=0, lt=1, description="share that stays")
     every: Count = Field(1, description="steps between two updates")
     validate_: bool = Field(
         True, alias="validate", description="evaluate the average; false: the weights themselves"
@@ -319,41 +264,41 @@ class Config(Block):
     run: RunConfig = Field(
         default_factory=lambda: RunConfig.model_validate({}), description="the run's folder"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order of the data and noise")
-    device: Annotated[str, BeforeValidator(_is_device)] = Field(
+    seed: Whole = Field(0, ge=0, lt=2**63, description="of weights, order of the data and noise")
+    device: Device = Field(
         "cpu", description="auto, cpu, cuda or cuda:0; auto takes a GPU if there is one"
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of autocast; float16 with a gradient scaler"
     )
     data: Annotated[
-        dict[str, Annotated[DataConfig, BeforeValidator(_named)]],
-        BeforeValidator(_without_nulls),
+        dict[str, Annotated[DataConfig, BARE_NAME]],
+        NO_NULLS,
     ] = Field(min_length=1, description="splits by name: `train`, `validation`, your own")
     networks: Annotated[
-        dict[str, Annotated[NetworkConfig, BeforeValidator(_named)]],
-        BeforeValidator(_without_nulls),
+        dict[str, Annotated[NetworkConfig, BARE_NAME]],
+        NO_NULLS,
     ] = Field(min_length=1, description="by name")
-    optimizer: Annotated[StrategyConfig | None, BeforeValidator(_named)] = Field(
+    optimizer: Annotated[StrategyConfig | None, BARE_NAME] = Field(
         None, description="of every step that names none itself"
     )
-    steps: Annotated[dict[str, StepConfig], BeforeValidator(_without_nulls)] = Field(
+    steps: Annotated[dict[str, StepConfig], NO_NULLS] = Field(
         min_length=1, description="by name, in order"
     )
-    phases: dict[str, Annotated[PhaseConfig | None, BeforeValidator(_named)]] = Field(
+    phases: dict[str, Annotated[PhaseConfig | None, BARE_NAME]] = Field(
         default_factory=dict,
         description="of an epoch, by name, in order; those that do not train run whenever "
         "validation does. `train` and `validation` come last unless named; null: none",
     )
-    schedules: Annotated[dict[str, Number], BeforeValidator(_without_nulls)] = Field(
+    schedules: Annotated[dict[str, Number], NO_NULLS] = Field(
         default_factory=dict,
         description="values that change, by path: optimizer/<step>/lr, "
         "losses/<step>/<loss>/weight, dni/<step>/lambda",
     )
-    metrics: Annotated[
-        dict[str, Annotated[Typed, BeforeValidator(_named)]], BeforeValidator(_without_nulls)
-    ] = Field(default_factory=dict, description="torchmetrics by name")
-    callbacks: list[Annotated[Typed, BeforeValidator(_named)]] = Field(
+    metrics: Annotated[dict[str, Annotated[Typed, BARE_NAME]], NO_NULLS] = Field(
+        default_factory=dict, description="torchmetrics by name"
+    )
+    callbacks: list[Annotated[Typed, BARE_NAME]] = Field(
         default_factory=list, description="besides those of the blocks below"
     )
     strict_callbacks: bool = Field(
@@ -366,8 +311,8 @@ class Config(Block):
         description="validation",
     )
     evaluators: Annotated[
-        dict[str, Annotated[EvaluatorConfig, BeforeValidator(_named)]],
-        BeforeValidator(_without_nulls),
+        dict[str, Annotated[EvaluatorConfig, BARE_NAME]],
+        NO_NULLS,
     ] = Field(default_factory=dict, description="by name, beside or instead of validation")
     evaluation: EvaluationConfig = Field(
         default_factory=lambda: EvaluationConfig.model_validate({}),

@@ -118,6 +118,18 @@ def detached(value: Any) -> Any:
     return value
 
 
+def shown(value: Any) -> str:
+    """A value as messages show it.
+
+    Example:
+        >>> shown(torch.zeros(4, 2)), shown("text")
+        ('of shape (4, 2)', '(a str)')
+    """
+    if isinstance(value, Tensor):
+        return f"of shape {tuple(value.shape)}"
+    return f"(a {type(value).__name__})"
+
+
 def joined(values: list[Any], counts: list[int]) -> Any:
     """The values of all chunks of a batch as one.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import ConfigError, did_you_mean
 from .base_step import BaseStep
 from .callbacks.images import save_png, tile, to_bytes
+from .modes import evaluating
 from .output_writer import as_rows
 from .phases import ValidationPhase
 from .randomness import random_state, set_random_state
@@ -205,16 +206,11 @@ class StepOp(BaseStep):
 def _aside(trainer: Any) -> Iterator[ValidationPhase]:
     """A validation amid a step: without grad, and everything is as before afterwards."""
     phase, outer, random = ValidationPhase(), trainer.phase, random_state()
-    modes = {m: m.training for network in trainer.networks.values() for m in network.modules()}
     trainer.phase = phase
     try:
-        for network in trainer.networks.values():
-            network.eval()
-        with torch.no_grad():
+        with evaluating(trainer.networks):
             yield phase
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         set_random_state(random)
         trainer.phase = outer
 

@@ -74,6 +74,11 @@ class Step(BaseStep):
         if self.training and not self.losses:
             raise ConfigError(f"Step {name!r} trains {list(self.training)} and has no loss.")
         self.replaced = {key for i in self.injections if i.overwrite for key in i.writes}
+        if accumulate > 1 and (carrying := [i.by for i in self.injections if i.injector.carries]):
+            raise ConfigError(
+                f"Step {name!r} has `accumulate: {accumulate}`, and its {carrying[0]} goes on from "
+                "batch to batch, not from piece to piece of one; take a smaller `batch_size`."
+            )
         self.accumulate, self.keep = accumulate, frozenset(keep)
         self.window, self.requires = When(every, after, before), tuple(requires)
         self.outputs = None if step_outputs is None else frozenset(step_outputs)
@@ -149,6 +154,8 @@ class Step(BaseStep):
 
         for injection in self.injections:
             if injection.runs(step, training=phase.training):
+                if injection.injector.carries:
+                    injection.injector.enter(phase.name, trainer.batch)
                 injection.run(state, step, call)
         trainer.handle("loss_begin", phase)
         total: Tensor | None = None
@@ -162,3 +169,16 @@ class Step(BaseStep):
         if total is not None:
             state[f"loss/{self.name}/total"] = total.detach()
         return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `BaseStep.state_dict`, with what injectors hand from batch to batch."""
+        kept = {i.name: saved for i in self.injections if (saved := i.injector.state_dict())}
+        return {**super().state_dict(), **({"injectors": kept} if kept else {})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        super().load_state_dict(state)
+        kept = state.get("injectors", {})
+        for injection in self.injections:
+            if injection.name in kept:
+                injection.injector.load_state_dict(kept[injection.name])

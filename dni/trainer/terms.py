@@ -35,7 +35,7 @@ class Injection:
 
     def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
         options = dict(spec)
-        self.by = f"injector {name!r}"
+        self.name, self.by = name, f"injector {name!r}"
         self.reads = _keys(options.pop("in", None))
         out = options.pop("out", name)
         self.is_single, self.writes = isinstance(out, str), _keys(out)
@@ -103,7 +103,11 @@ class LossTerm:
         self.loss = make_loss(options, by=self.by)
 
     def run(self, state: State, call: Call) -> Tensor:
-        """The loss per sample ``[B]``, or of the batch ``[]``."""
+        """The loss per sample ``[B]``, or of the batch ``[]``.
+
+        Raises:
+            ConfigError: A key that is not there, or a loss of another shape.
+        """
         values = {name: state.read(key, by=self.by) for name, key in self.loss.inputs.items()}
         if self.loss.network is not None:
             values["network"] = call(self.loss.network, None)
@@ -111,6 +115,12 @@ class LossTerm:
         if not isinstance(found, Tensor) or found.dim() > 1:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ConfigError(f"The {self.by} gave {shape}; a tensor of shape [B] or [] is needed.")
+        if found.dim() and found.shape[0] != (size := state.batch_size()):
+            raise ConfigError(
+                f"The {self.by} gave {len(found)} numbers for a batch of {size}, the first axis of "
+                f"its first tensor; one for each sample, shape [{size}], or their mean, shape [], "
+                "is needed."
+            )
         return found
 
 

@@ -37,6 +37,12 @@ def read_file(file: str | Path) -> tuple[DictConfig, Places]:
         raise ConfigError(place) from err
     except OSError as err:  # what OmegaConf says about a text that is a single value
         raise ConfigError(f"{file}: a config is a mapping of keys to values.") from err
+    if isinstance(node := yaml.compose(text, Loader=yaml.SafeLoader), yaml.ScalarNode):
+        # OmegaConf takes a word for a key without a value.
+        raise ConfigError(
+            f"{file}: a config is a mapping of keys to values, not the text {node.value!r}; a key "
+            "and its value are `key: value`, with a space."
+        )
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{file}: a config is a mapping of keys to values, not a list.")
     raw = OmegaConf.to_container(loaded, resolve=False)

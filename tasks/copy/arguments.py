@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dni.scripts import (
+    above_zero,
+    flags,
+    from_zero,
+    make_folders,
+    not_negative,
+    number,
+    positive,
+    seed,
+)
 from episodes import TASKS, Length, Task
 from learners import METHODS, Synthesis
 from training import Settings
@@ -64,7 +72,7 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--foresight",
-        type=_not_negative,
+        type=not_negative,
         metavar="K",
         help="steps after a window whose right answers the synthesizer sees (the network never "
         "does), the paper's conditioning on labels; 0: it sees the state alone "
@@ -72,13 +80,13 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--scale",
-        type=_from_zero,
+        type=from_zero,
         metavar="S",
         help=f"factor on a synthetic gradient where it is used (default: {GIVEN.scale:g})",
     )
     add(
         "--dni-layers",
-        type=_not_negative,
+        type=not_negative,
         metavar="N",
         help=f"hidden layers of the synthesizer; 0: one linear map (default: {GIVEN.layers})",
     )
@@ -90,13 +98,13 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--dni-lr",
-        type=_above_zero,
+        type=above_zero,
         metavar="RATE",
         help=f"learning rate of Adam for the synthesizer (default: {GIVEN.lr:g})",
     )
     add(
         "--auxiliary",
-        type=_above_zero,
+        type=above_zero,
         metavar="W",
         help=f"weight of the auxiliary task, with dni+aux (default: {GIVEN.auxiliary:g})",
     )
@@ -119,7 +127,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--threshold",
-        type=_above_zero,
+        type=above_zero,
         default=THRESHOLD,
         metavar="E",
         help="error below which a length is solved: bits for each bit of the answer, or squared "
@@ -127,10 +135,10 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     )
     add("--units", type=positive, default=64, metavar="N", help="of the LSTM (default: 64)")
     add("--batch-size", type=positive, default=32, metavar="N", help="default: 32")
-    add("--lr", type=_above_zero, default=5e-3, metavar="RATE", help="of Adam (default: 0.005)")
+    add("--lr", type=above_zero, default=5e-3, metavar="RATE", help="of Adam (default: 0.005)")
     add(
         "--seed",
-        type=_seed,
+        type=seed,
         default=0,
         metavar="N",
         help="decides the initial weights and the episodes (default: 0)",
@@ -145,7 +153,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--beyond",
-        type=_not_negative,
+        type=not_negative,
         default=3,
         metavar="N",
         help="lengths after the last solved one to try the trained network on (default: 3)",
@@ -201,15 +209,7 @@ def parse(
                 f"--window {options.window}: the longest episodes of --longest {options.longest} "
                 f"have {steps} steps and fit into it; give a shorter window or longer patterns"
             )
-    if options.save is not None and options.save.is_dir():
-        parser.error(f"--save {options.save} is a folder; a file is needed")
-    folders = {"output": options.output, "save": options.save.parent if options.save else None}
-    for name, folder in folders.items():
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(f"--{name}: the folder {folder} cannot be made ({error.strerror})")
+    make_folders(parser, save=options.save, output=options.output)
     return options
 
 
@@ -247,31 +247,10 @@ def settings(options: argparse.Namespace) -> Settings:
 
 def binding(options: argparse.Namespace) -> dict[str, Any]:
     """What a run must share with a checkpoint to go on from it: every flag but the free ones."""
-    flags = {k.replace("_", "-"): v for k, v in vars(options).items() if k not in _FREE}
-    return {**flags, "window": options.window or "full"}
+    return {**flags(options, free=_FREE), "window": options.window or "full"}
 
 
-def _number(
-    convert: Callable[[str], float], accept: Callable[[float], bool], need: str
-) -> Callable[[str], Any]:
-    def parse_number(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = math.nan
-        if not accept(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {need}")
-        return value
-
-    return parse_number
-
-
-positive = _number(int, lambda value: value >= 1, "a whole number from 1 up")
-_not_negative = _number(int, lambda value: value >= 0, "a whole number from 0 up")
-_seed = _number(int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
-_above_zero = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
-_from_zero = _number(float, lambda value: 0 <= value < math.inf, "a number from 0 up")
-_steps = _number(int, lambda value: value >= 1, "a number of steps from 1 up, or full")
+_steps = number(int, lambda value: value >= 1, "a number of steps from 1 up, or full")
 
 
 def _window(text: str) -> int | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,11 @@ from typing import Any
 import torch
 
 from curriculum import Progress
+from dni.scripts import check_flags, load_state, save_state
 from learners import Learner
 
-_VERSION = 1
-_FORMAT = "copy"
-_KEYS = {"format", "version", "arguments", "progress", "learner", "episodes"}
-
-
-class ResumeError(Exception):
-    """A file cannot be resumed from."""
+_KIND = {"format": "copy", "version": 1}
+_KEYS = ("arguments", "progress", "learner", "episodes")
 
 
 def save_checkpoint(
@@ -39,27 +33,12 @@ def save_checkpoint(
         arguments: Flags and values that a run must share to go on from the file.
     """
     state = {
-        "format": _FORMAT,
-        "version": _VERSION,
         "arguments": dict(arguments),
         "progress": progress.state(),
         "learner": learner.state(),
         "episodes": episodes.get_state(),
     }
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except RuntimeError as error:
-        # Ctrl-C amid torch.save: closing its archive raises over the interrupt.
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_state(path, {**_KIND, **state})
 
 
 def resume(
@@ -77,46 +56,12 @@ def resume(
         How far the saved run had come.
 
     Raises:
-        ResumeError: The file is missing, is no checkpoint, or is of a run with other arguments.
+        CheckpointError: The file is missing, is no checkpoint, or is of a run with other
+            arguments.
     """
-    state = read_checkpoint(path)
-    saved = state["arguments"]
-    others = [name for name in arguments if saved.get(name) != arguments[name]]
-    if others:
-        then, now = (
-            ", ".join(_flag(name, flags.get(name)) for name in others)
-            for flags in (saved, arguments)
-        )
-        raise ResumeError(
-            f"--resume {path}: the file was saved with {then} and this run has {now}; go on with "
-            "the arguments it began with."
-        )
+    name = f"--resume {path}"
+    state = load_state(path, _KIND, _KEYS, name=name)
+    check_flags(state["arguments"], arguments, name=name)
     learner.load_state(state["learner"])
     episodes.set_state(state["episodes"])
     return Progress.from_state(state["progress"])
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote.
-
-    Raises:
-        ResumeError: The file is missing or is something else.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ResumeError(f"--resume {path}: there is no such file.") from error
-    except OSError as error:
-        raise ResumeError(f"--resume {path}: cannot be read ({error.strerror}).") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ResumeError(f"--resume {path}: this is not a checkpoint file.") from error
-    is_ours = isinstance(state, dict) and set(state) == _KEYS
-    if not is_ours or (state["format"], state["version"]) != (_FORMAT, _VERSION):
-        raise ResumeError(f"--resume {path}: this is not a checkpoint that main.py --save wrote.")
-    return state
-
-
-def _flag(name: str, value: object) -> str:
-    if value is None or value is False:
-        return f"no --{name}"
-    return f"--{name}" if value is True else f"--{name} {value}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import arguments
-from checkpoint import ResumeError, resume, save_checkpoint
+from checkpoint import resume, save_checkpoint
 from curriculum import Progress, Row, header, line
 from dni.errors import DNIError
 from episodes import TASKS, Task
@@ -34,7 +34,7 @@ def main(words: list[str] | None = None) -> int:
     options = arguments.parse(parser, words)
     try:
         _run(options)
-    except (ResumeError, DNIError) as error:
+    except DNIError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return _BAD_INPUT
     except OSError as error:  # a full disk, a folder without leave to write

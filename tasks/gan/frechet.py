@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dni.errors import ConfigError, did_you_mean
+from dni.errors import ConfigError
 from dni.trainer.callbacks.images import tile, to_bytes
 from dni.trainer.evaluators import Evaluator
 
@@ -63,7 +63,8 @@ class Frechet(Evaluator):
     ) -> None:
         if samples < 2:
             raise ConfigError(f"`samples` is {samples}; a covariance needs 2 or more.")
-        self.network, self.latent = network, latent
+        self.network = self.calls = network
+        self.latent = latent
         self.low, self.high = range
         self.samples, self.reference, self.updates = samples, reference, updates
         self.enlarge, self.seed = enlarge, seed
@@ -72,11 +73,6 @@ class Frechet(Evaluator):
 
     def begin(self, trainer: Trainer) -> None:
         """Train the classifier, or read what an earlier evaluation of the run kept."""
-        if self.network not in trainer.networks:
-            raise ConfigError(
-                f"There is no network {self.network!r} to draw images from."
-                f"{did_you_mean(self.network, trainer.networks)}"
-            )
         if self._features is not None:
             return
         images, labels = _gather(trainer.data["train"], self.reference)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data import NAMES
+from dni.scripts import (
+    above_zero,
+    device,
+    flags,
+    make_folders,
+    not_negative,
+    number,
+    positive,
+    seed,
+)
 from learners import Synthesis
 
 _DNI_FLAGS = ("lambda", "dni_network", "dni_layers", "hidden_size", "dni_lr", "context")
 # What a run may change when it goes on from a checkpoint.
 _FREE = {"epochs", "data_dir", "device", "save", "resume", "output", "max_steps"}
+
+_share = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def make_parser(script: str, description: str, *, dni_network: str) -> argparse.ArgumentParser:
@@ -54,7 +62,7 @@ def make_parser(script: str, description: str, *, dni_network: str) -> argparse.
     )
     group.add_argument(
         "--dni-layers",
-        type=_not_negative,
+        type=not_negative,
         metavar="N",
         help=f"hidden layers of a synthesizer (default: {Synthesis().layers}, so that linear is "
         "one linear map)",
@@ -67,7 +75,7 @@ def make_parser(script: str, description: str, *, dni_network: str) -> argparse.
     )
     group.add_argument(
         "--dni-lr",
-        type=_above_zero,
+        type=above_zero,
         metavar="RATE",
         help="learning rate of Adam for the synthesizers (default: "
         f"{Synthesis(context=True).learning_rate:g} with --context or with --lambda 0, "
@@ -106,20 +114,20 @@ def make_parser(script: str, description: str, *, dni_network: str) -> argparse.
     )
     group.add_argument(
         "--lr",
-        type=_above_zero,
+        type=above_zero,
         default=1e-3,
         metavar="RATE",
         help="learning rate of Adam for the network (default: 0.001)",
     )
     group.add_argument(
         "--seed",
-        type=_seed,
+        type=seed,
         default=0,
         metavar="N",
         help="decides the initial weights and the order of the images (default: 0)",
     )
     group.add_argument(
-        "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
     )
     group.add_argument(
         "--max-steps", type=positive, metavar="N", help="stop after N batches, for a quick look"
@@ -175,15 +183,7 @@ def parse(
     small = options.dataset == "digits"
     options.epochs = options.epochs or (30 if small else 10)
     options.batch_size = options.batch_size or (64 if small else 256)
-    if options.save is not None and options.save.is_dir():
-        parser.error(f"--save {options.save} is a folder; a file is needed")
-    folders = {"output": options.output, "save": options.save.parent if options.save else None}
-    for name, folder in folders.items():
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(f"--{name}: the folder {folder} cannot be made ({error.strerror})")
+    make_folders(parser, save=options.save, output=options.output)
     return options
 
 
@@ -201,35 +201,4 @@ def synthesis(options: argparse.Namespace) -> Synthesis:
 
 def binding(script: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a run must share with a checkpoint to go on from it: every flag but the free ones."""
-    flags = {k.replace("_", "-"): v for k, v in vars(options).items() if k not in _FREE}
-    return {"script": script, **flags}
-
-
-def _number(
-    convert: Callable[[str], float], accept: Callable[[float], bool], need: str
-) -> Callable[[str], float]:
-    def parse_number(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = math.nan
-        if not accept(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {need}")
-        return value
-
-    return parse_number
-
-
-positive = _number(int, lambda value: value >= 1, "a whole number from 1 up")
-_not_negative = _number(int, lambda value: value >= 0, "a whole number from 0 up")
-_seed = _number(int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
-_share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_above_zero = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
-
-
-def _device(text: str) -> str:
-    try:
-        torch.empty(0, device=torch.device(text))
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here") from error
-    return text
+    return {"script": script, **flags(options, free=_FREE)}

@@ -11,6 +11,7 @@ from torch import nn
 import arguments
 import script
 from data import CLASSES, ImageDataset
+from dni.scripts import positive
 
 DNI_NETWORK = "conv2d"
 
@@ -69,7 +70,7 @@ def main(words: list[str] | None = None) -> int:
     )
     group.add_argument(
         "--filters",
-        type=arguments.positive,
+        type=positive,
         default=64,
         metavar="N",
         help="channels of a convolution layer (default: 64)",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-import arguments
 from data import ImageDataset, load_dataset
+from dni.scripts import positive
 from fcn import fully_connected
 from history import History
 from learners import Backprop, Decoupled, Learner, Synthesis
@@ -113,8 +113,8 @@ def main(words: list[str] | None = None) -> int:
     """Run the demo; returns its exit code."""
     parser = argparse.ArgumentParser(prog="demo.py", description=__doc__)
     add = parser.add_argument
-    add("--epochs", type=arguments.positive, default=30, help="default: 30")
-    add("--seeds", type=arguments.positive, default=3, help="runs of each method (default: 3)")
+    add("--epochs", type=positive, default=30, help="default: 30")
+    add("--seeds", type=positive, default=3, help="runs of each method (default: 3)")
     add("--output", type=Path, default=Path("runs"), help="folder of the plot (default: runs)")
     options = parser.parse_args(words)
 

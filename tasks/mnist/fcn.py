@@ -11,6 +11,7 @@ from torch import nn
 import arguments
 import script
 from data import CLASSES, ImageDataset
+from dni.scripts import positive
 
 DNI_NETWORK = "linear"
 
@@ -52,14 +53,14 @@ def main(words: list[str] | None = None) -> int:
     group = parser.add_argument_group("network")
     group.add_argument(
         "--layers",
-        type=arguments.positive,
+        type=positive,
         default=3,
         metavar="N",
         help="hidden layers, the output layer not counted (default: 3)",
     )
     group.add_argument(
         "--units",
-        type=arguments.positive,
+        type=positive,
         default=256,
         metavar="N",
         help="units of a hidden layer (default: 256)",

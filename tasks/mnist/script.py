@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import arguments
-from checkpoint import ResumeError, resume, save_checkpoint
+from checkpoint import resume, save_checkpoint
 from data import DataError, ImageDataset, load_dataset
 from dni.errors import DNIError
 from history import Epoch, header, line
@@ -45,7 +45,7 @@ def main(
     options = arguments.parse(parser, words, dni_network=dni_network)
     try:
         _run(parser.prog, build, options)
-    except (DataError, ResumeError, DNIError) as error:
+    except (DataError, DNIError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return _BAD_INPUT
     except OSError as error:  # a full disk, a folder without leave to write

@@ -54,7 +54,8 @@ class Transfer(Evaluator):
                 f"A grid of {poses} poses and {appearances} appearances was asked for; at least "
                 "1 and 2 are needed."
             )
-        self.network, self.rows, self.columns = network, poses, appearances
+        self.network = self.calls = network
+        self.rows, self.columns = poses, appearances
         figures = Figures("test", size=size, seed=seed)
         joints = [figures.parts(index)[0] for index in range(poses)]
         persons = [figures.parts(poses + index)[1:] for index in range(appearances)]

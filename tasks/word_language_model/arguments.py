@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import schedule
+from dni.scripts import (
+    above_zero,
+    device,
+    flags,
+    from_zero,
+    make_folders,
+    not_negative,
+    number,
+    positive,
+    seed,
+)
 from learners import Synthesis
 from model import CELLS
 
@@ -19,6 +26,10 @@ _AUXILIARY = 1.0
 _DNI_FLAGS = ("scale", "dni_network", "dni_layers", "hidden_size", "dni_lr", "ahead", "warmup")
 # What a run may change when it goes on from a checkpoint.
 _FREE = {"data", "device", "save", "resume", "output", "max_steps", "patience"}
+
+_norm = number(float, lambda value: value > 0, "a number above 0")  # inf: no limit
+_symbols = number(int, lambda value: value >= 2, "a whole number from 2 up")
+_share = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,7 +74,7 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     given, add = Synthesis(), group.add_argument
     add(
         "--scale",
-        type=not_negative_number,
+        type=from_zero,
         metavar="S",
         help=f"factor on the synthetic gradient where it is used (default: {given.scale:g})",
     )
@@ -176,13 +187,13 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--clip",
-        type=above_zero,
+        type=_norm,
         default=1.0,
         metavar="NORM",
         help="largest norm of the model's gradient; inf for no limit (default: 1)",
     )
-    add("--seed", type=_seed, default=0, metavar="N", help="default: 0")
-    add("--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
+    add("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     add("--threads", type=positive, metavar="N", help="of the CPU (default: torch's choice)")
     add("--max-steps", type=positive, metavar="N", help="stop after N updates, for a quick look")
 
@@ -235,15 +246,7 @@ def parse(
         options.embedding = 32 if options.characters and not options.tied else options.units
     if options.tied and options.embedding != options.units:
         parser.error(f"--tied needs --embedding {options.units}, the same as --units")
-    if options.save is not None and options.save.is_dir():
-        parser.error(f"--save {options.save} is a folder; a file is needed")
-    folders = {"output": options.output, "save": options.save.parent if options.save else None}
-    for name, folder in folders.items():
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(f"--{name}: the folder {folder} cannot be made ({error.strerror})")
+    make_folders(parser, save=options.save, output=options.output)
     return options
 
 
@@ -271,39 +274,4 @@ def model(options: argparse.Namespace) -> dict[str, Any]:
 
 def binding(options: argparse.Namespace) -> dict[str, Any]:
     """What a run must share with a checkpoint to go on from it: every flag but the free ones."""
-    flags = {k.replace("_", "-"): v for k, v in vars(options).items() if k not in _FREE}
-    if options.schedule != "cosine":
-        flags.pop("updates")
-    return flags
-
-
-def _number(
-    convert: Callable[[str], float], accept: Callable[[float], bool], need: str
-) -> Callable[[str], Any]:
-    def parse_number(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = math.nan
-        if not accept(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {need}")
-        return value
-
-    return parse_number
-
-
-positive = _number(int, lambda value: value >= 1, "a whole number from 1 up")
-not_negative = _number(int, lambda value: value >= 0, "a whole number from 0 up")
-not_negative_number = _number(float, lambda v: 0 <= v < math.inf, "a number from 0 up")
-above_zero = _number(float, lambda value: value > 0, "a number above 0")
-_symbols = _number(int, lambda value: value >= 2, "a whole number from 2 up")
-_seed = _number(int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
-_share = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-
-
-def _device(text: str) -> str:
-    try:
-        torch.empty(0, device=torch.device(text))
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here") from error
-    return text
+    return flags(options, free=_FREE if options.schedule == "cosine" else {*_FREE, "updates"})

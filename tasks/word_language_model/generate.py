@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from arguments import above_zero, not_negative, positive
-from checkpoint import CheckpointError, best_model, read_checkpoint
+from checkpoint import best_model, read_checkpoint
+from dni.errors import CheckpointError
+from dni.scripts import above_zero, not_negative, positive
 from model import LanguageModel
 from vocabulary import END, UNKNOWN, Vocabulary
 

@@ -10,15 +10,10 @@ from pathlib import Path
 import torch
 
 import arguments
-from checkpoint import (
-    CheckpointError,
-    check,
-    read_checkpoint,
-    restore_random_state,
-    save_checkpoint,
-)
+from checkpoint import check, read_checkpoint, save_checkpoint
 from data import Corpus, DataError, check_length, load_corpus
 from dni.errors import DNIError
+from dni.scripts import set_random_state
 from history import figure, header, line, unit
 from learners import Learner
 from model import LanguageModel
@@ -43,7 +38,7 @@ def main(words: list[str] | None = None) -> int:
     options = arguments.parse(parser, words)
     try:
         _run(options)
-    except (DataError, CheckpointError, DNIError) as error:
+    except (DataError, DNIError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return _BAD_INPUT
     except OSError as error:  # a full disk, a folder without leave to write
@@ -141,7 +136,7 @@ def _go_on(
     state = read_checkpoint(options.resume)
     check(options.resume, state, binding, corpus.vocabulary)
     learner.load(state["learner"])
-    restore_random_state(state)
+    set_random_state(state["rng"])
     wanted = {"updates": options.updates, "patience": options.patience}
     return Progress.loaded(state["progress"]), Schedule(**state["schedule"] | wanted)
 

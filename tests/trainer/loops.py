@@ -71,9 +71,11 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 class Notes(Callback):
     """Writes down every event, with the phase and what it is asked to see."""
 
+    events = ("mine",)
+
     def __init__(self, see: Callable[[Trainer], Any] | None = None) -> None:
         self.lines: list[Any] = []
-        for event in (*EVENTS, "mine"):
+        for event in (*EVENTS, *self.events):
             setattr(self, f"on_{event}", self._noting(event, see))
 
     def _noting(self, event: str, see: Callable[[Trainer], Any] | None) -> Callable[..., None]:

@@ -26,6 +26,8 @@ LOSS = "{type: l2, input: twice, target: logits}"
         ("optimizer/type", "adamm", ["optimizer", "Did you mean 'adam'?"]),
         ("optimizer/lr", "high", ["optimizer", "`lr` is 'high'; a number is needed"]),
         ("optimizer", "{type: dni, optim: {type: sgd, lr: high}}", ["`lr` is 'high'"]),
+        ("optimizer", "{type: dni, lr: 1}", ["has no argument 'lr'", "`optim: {", "`grad_lr`"]),
+        ("optimizer", "{type: sgd, momentum: high}", ["Check the arguments", "such as 1e-3"]),
         ("optimizer/lrr", "1", ["optimizer", "Did you mean 'lr'?"]),
         ("optimizer", "{type: dni, lamda: 1}", ["optimizer", "Did you mean 'lambda'?"]),
         ("optimizer", "null", ["steps/classify", "no optimizer"]),

@@ -152,3 +152,26 @@ def test_arguments_are_checked_at_once() -> None:
         Checkpointing(keep_last=0)
     with pytest.raises(ConfigError, match="`mode` is 'most'"):
         Checkpointing(mode="most")
+
+
+def test_going_on_from_an_older_one_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "checkpoints"
+    make(Checkpointing(keep_last=3), folder=tmp_path).fit()
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = make(Checkpointing(keep_last=3), folder=tmp_path, max_epochs=2)
+    again.load(folder / "step-00000005.pt")
+    assert again.fit() == "max_epochs"
+    # What is resumed from is what was saved last, though others had more updates.
+    assert checkpoint.latest(folder).name == "step-00000010.pt"
+    left = {path.name: path.read_bytes() for path in (folder / "left_1").iterdir()}
+    del written["step-00000005.pt"]
+    assert left == written
+    assert "goes on from step 5" in caplog.text
+    # And once more, from what was left.
+    again = make(Checkpointing(), folder=tmp_path, max_epochs=4)
+    again.load(folder / "left_1" / "step-00000015.pt")
+    again.fit()
+    assert [path.name for path in checkpoint.Checkpoints(folder).newest(9)] == ["step-00000020.pt"]
+    assert not (folder / "left_2").exists()

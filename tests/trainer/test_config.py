@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from dni.errors import ConfigError
+from dni.trainer.build import build_trainer
 from dni.trainer.config import differences, load_config
+from dni.trainer.places import plain
 from dni.trainer.reference import config_reference
+from dni.trainer.schema import Config
 
 ROOT = Path(__file__).parents[2]
 BASE = """\
@@ -212,6 +217,10 @@ class TestBadValues:
             ("log: {every: 1\nseed: 2", [":2: this is no valid YAML"]),
             ("seed: 1\nseed: 2", [":2: this is no valid YAML", "duplicate key seed"]),
             ("- 1", ["mapping of keys"]),
+            ("3", ["mapping of keys"]),
+            ("hello", ["mapping of keys", "not the text 'hello'"]),
+            ("seed:3", ["mapping of keys", "'seed:3'", "with a space"]),
+            ("train: {max_epochs: true}", [":1: train/max_epochs", "true; a number is needed"]),
             ("run: {name: '${a'}", [":1: run/name"]),
         ],
     )
@@ -253,6 +262,41 @@ class TestBadValues:
         message = message_of(write(""), (path, text))
         for part in parts:
             assert part in message
+
+
+def test_a_fault_of_a_block_names_the_override_too(write):
+    files = write("optimizer: {lr: 1e-3}")
+    for overrides, where in [
+        ([("optimizer/lrr", "3")], r"more.yaml:1 and the command line: optimizer: `AdamW` has no"),
+        ([("optimizer", "{type: adamw, lrr: 3}")], r"^the command line: optimizer: `AdamW`"),
+    ]:
+        with pytest.raises(ConfigError, match=where):
+            build_trainer(load_config(files, overrides))
+    files[1].write_text("optimizer: {lrr: 1e-3}")
+    with pytest.raises(ConfigError, match=r"more.yaml:1: optimizer: `AdamW`"):
+        build_trainer(load_config(files, [("networks/net/hidden", "[4]")]))
+
+
+def numbers(model, path=()):
+    """The paths of all keys that hold numbers, below a model."""
+    for name, field in model.model_fields.items():
+        place = (*path, field.alias or name)
+        kind = plain(field.annotation)
+        if get_origin(kind) in (dict, list):
+            kind = plain(get_args(kind)[-1])
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from numbers(kind, place)
+        elif kind in (int, float) or get_origin(kind) is tuple:
+            yield name, model
+
+
+def test_no_number_may_be_a_boolean():
+    found = list(numbers(Config))
+    assert len(found) > 30
+    for name, model in found:
+        given = (True, 1.0) if get_origin(plain(model.model_fields[name].annotation)) else True
+        with pytest.raises(ValidationError, match="true; a number is needed"):
+            model.__pydantic_validator__.validate_assignment(model.model_construct(), name, given)
 
 
 def test_differences_are_listed_by_path():

@@ -41,10 +41,15 @@ CALLS: list[str] = []
 
 @EVALUATORS.register("notes")
 class Notes(Evaluator):
-    """Takes notes, and counts; `reads` as told."""
+    """Takes notes, and counts; `reads` and `calls` as told."""
 
-    def __init__(self, reads: str | tuple[str, ...] = (), needs_data: bool = True) -> None:
-        self.reads, self.needs_data = reads, needs_data
+    def __init__(
+        self,
+        reads: str | tuple[str, ...] = (),
+        calls: str | tuple[str, ...] = (),
+        needs_data: bool = True,
+    ) -> None:
+        self.reads, self.calls, self.needs_data = reads, calls, needs_data
         self.total = 0
 
     def begin(self, trainer: Trainer) -> None:
@@ -208,9 +213,14 @@ class TestBadInput:
             build(tmp_path, "evaluators: {own: {type: notes, reads: [logit]}}")
 
     def test_alone_it_has_the_keys_of_the_data_only(self, tmp_path: Path) -> None:
-        trainer = build(tmp_path, "evaluators: {own: {type: notes, reads: [logits], alone: true}}")
-        with pytest.raises(ConfigError, match="evaluator 'own' reads 'logits', which neither"):
-            trainer.evaluate()
+        text = "evaluators: {own: {type: notes, reads: [logits], alone: true}}"
+        with pytest.raises(ConfigError, match="yaml:1: evaluators/own: it reads 'logits'"):
+            build(tmp_path, text)
+
+    def test_a_network_that_is_not_there_is_told_before_training(self, tmp_path: Path) -> None:
+        text = "evaluators: {own: {type: notes, calls: nte}}"
+        with pytest.raises(ConfigError, match="'own' calls the network 'nte'.*mean 'net'"):
+            build(tmp_path, text)
 
     @pytest.mark.parametrize(
         ("text", "match"),

@@ -8,7 +8,7 @@ from typing import Any
 import loops
 import pytest
 
-from dni.errors import ConfigError
+from dni.errors import ConfigError, DNIWarning
 from dni.trainer.events import EVENTS, Callback, throttle
 from dni.trainer.ordering import Callbacks
 from dni.trainer.phases import Phase
@@ -43,6 +43,32 @@ def test_events_of_ones_own_carry_values() -> None:
     trainer = loops.make([Ear()])
     trainer.handle("update", site="0")
     assert trainer.shared["site"] == ("train", "0")
+
+
+def test_a_misspelt_method_draws_a_warning_with_the_nearest_event() -> None:
+    class Deaf(Callback):
+        def on_step_ended(self, trainer: Trainer, phase: Phase) -> None:
+            """Never called."""
+
+    with pytest.warns(DNIWarning, match="`Deaf` has a method `on_step_ended`.*mean 'step_end'"):
+        callbacks = Callbacks([Deaf()])
+    callbacks.add(Count())  # the same callback is not told of again
+    callbacks.remove(callbacks.find(Deaf))
+    with pytest.warns(DNIWarning, match="'step_end'"):
+        callbacks.add(Deaf())
+
+
+def test_an_event_of_ones_own_draws_none_where_it_is_declared() -> None:
+    class Ear(Callback):
+        events = ("mine",)
+
+        def on_mine(self, trainer: Trainer, phase: Phase) -> None:
+            trainer.shared["heard"] = trainer.shared.get("heard", 0) + 1
+
+    trainer = loops.make([throttle(Ear(), "mine", every=2)])
+    for _ in range(4):
+        trainer.handle("mine")
+    assert trainer.shared == {"heard": 2}
 
 
 def test_callbacks_come_and_go() -> None:

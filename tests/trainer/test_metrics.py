@@ -213,3 +213,20 @@ def test_a_metric_of_keys_that_come_later_is_measured_from_then_on() -> None:
     step.writes |= {"later"}
     trainer.fit()
     assert [step for step, _ in reports.of("train/late")] == list(range(3, 15))
+
+
+def by_labels(input: torch.Tensor) -> float:
+    return input.mean().item()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({**ACCURACY, "input": "label"}, r"'mine' cannot be computed of 'label' of shape \(8,\)"),
+        ({**F1, "num_classes": 5}, r"'mine' cannot be computed of .*'label' of shape \(8,\)"),
+        ({"type": by_labels, "input": "logits"}, "'mine' cannot be computed of .*AttributeError"),
+    ],
+)
+def test_a_metric_that_cannot_be_computed_is_named(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(Metrics({"mine": spec})).fit()

@@ -30,6 +30,8 @@ def test_it_writes_operators_a_trace_and_the_callbacks(tmp_path: Path) -> None:
 
 def test_callbacks_hear_the_same_and_the_clocks_go_with_the_run() -> None:
     class Ears(Callback):
+        events = ("mine",)
+
         def __init__(self) -> None:
             self.heard: list[str] = []
 

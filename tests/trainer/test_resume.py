@@ -196,6 +196,17 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     assert loops.equal(loops.parameters(other), before)
 
 
+def test_it_goes_on_after_the_last_batch_of_an_epoch(tmp_path: Path) -> None:
+    limits: dict[str, Any] = {"max_epochs": None, "max_steps": 12, "checkpoint_steps": 6}
+    path = tmp_path / "cut.pt"
+    loops.make([SaveAt(path, 6)], samples=24, **limits).fit()  # of 6 batches
+    resumed = loops.make(samples=24, **limits)
+    resumed.load(path)
+    assert (resumed.counters.batch, resumed.counters.stage) == (6, "batches")
+    assert resumed.fit() == "max_steps"
+    assert resumed.counters.step == 12
+
+
 def test_within_an_epoch_the_batches_must_be_the_same(tmp_path: Path) -> None:
     saved = loops.make([SaveAt(tmp_path / "cut.pt", 1)], samples=24, checkpoint_steps=1)
     saved.fit()

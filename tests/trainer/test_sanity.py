@@ -13,6 +13,9 @@ from torch import nn
 from dni.errors import ConfigError
 from dni.trainer.callbacks import Metrics, SanityCheck
 from dni.trainer.data import Source
+from dni.trainer.evaluators import Entry, Evaluator, attach_evaluators
+from dni.trainer.phases import ValidationPhase
+from dni.trainer.state import State
 from dni.trainer.steps import Step
 from dni.trainer.trainer import Trainer
 
@@ -134,3 +137,34 @@ def refused_with_extra() -> str:
     trainer = make(SanityCheck())
     trainer.data["extra"] = Source(tensors(0, 1))
     return refused(trainer)
+
+
+class Writing(ValidationPhase):
+    """Writes a key that no step knows of."""
+
+    def step(self, trainer: Trainer, batch: State) -> None:
+        batch.logit = batch.image
+        super().step(trainer, batch)
+
+
+def test_an_evaluator_that_reads_what_a_step_of_python_does_not_write_is_told() -> None:
+    class Look(Evaluator):
+        reads = ("logit",)
+
+        def result(self, trainer: Trainer) -> dict[str, Any]:
+            return {}
+
+    def classify_(trainer: Any, batch: Any, phase: Any) -> None:
+        batch.logits = trainer.networks["net"](batch.image)
+
+    trainer = make(SanityCheck())
+    trainer.steps = {"classify": classify_}
+    attach_evaluators(trainer, [Entry("look", Look())])
+    assert "evaluator 'look' reads 'logit'" in (found := refused(trainer))
+    assert "Did you mean 'logits'" in found
+    trainer.phases[1] = Writing()
+    trainer.fit()
+    Look.reads = ("logits",)
+    trainer.phases[1] = ValidationPhase()
+    trainer.max_epochs = 4
+    assert trainer.fit() == "max_epochs"

@@ -8,6 +8,7 @@ from typing import Any
 
 import loops
 import pytest
+import small_task
 import torch
 
 from dni.errors import ConfigError
@@ -16,6 +17,7 @@ from dni.trainer.events import Callback
 from dni.trainer.phases import Phase
 from dni.trainer.schedules import Constant, make_schedule
 from dni.trainer.targets import Target
+from dni.trainer.terms import LossTerm
 from dni.trainer.trainer import Trainer
 
 
@@ -127,3 +129,43 @@ def test_step_k_has_the_value_of_k() -> None:
     trainer.schedules["optimizer/regress/lr"] = Ramp(0, 0.0, 4, 0.4)
     trainer.fit()
     assert see.rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("schedules", "message"),
+    [
+        (
+            {"losses/classify/ce/weight": 1, "steps/classify/losses/ce/weight": 2},
+            "'losses/classify/ce/weight' and 'steps/classify/losses/ce/weight' set the same",
+        ),
+        (
+            {"optimizer/classify/lr": 1, "dni/classify/lr": 2},
+            "'optimizer/classify/lr' and 'dni/classify/lr' set the same",
+        ),
+        (
+            {"losses/classify/late/weight": 1},
+            "'losses/classify/late/weight' sets what the `Ramp` at steps/classify/losses/late/w",
+        ),
+        (
+            {"optimizer/tuned/lr": 1},
+            "'optimizer/tuned/lr' sets what the `scheduler` of steps/tuned/strategy sets",
+        ),
+    ],
+)
+def test_two_schedules_on_one_number_are_told(schedules: Any, message: str) -> None:
+    trainer = small_task.make(schedules=schedules)
+    step: Any = trainer.steps["classify"]
+    late = {"type": "direct", "input": "logits", "weight": {"ramp": [0, 0.0, 9, 1.0]}}
+    step.losses["late"] = LossTerm("late", late)
+    tuned = {**small_task.ADAM, "scheduler": {"type": "StepLR", "step_size": 3}}
+    trainer.steps["tuned"] = small_task.classify(trainer.networks["net"], tuned)
+    with pytest.raises(ConfigError, match=message):
+        trainer.fit()
+    assert trainer.counters.step == 0
+
+
+def test_a_fit_may_follow_another() -> None:
+    trainer = small_task.make(schedules={"losses/classify/ce/weight": {"ramp": [0, 0, 9, 1]}})
+    trainer.fit()
+    trainer.max_epochs = 4
+    assert trainer.fit() == "max_epochs"

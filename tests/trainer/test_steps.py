@@ -20,6 +20,14 @@ FORWARD = {"type": "call", "network": "net", "in": "x", "out": "y"}
 FIT = {"type": "l2", "input": "y", "target": "t"}
 
 
+READS = {"input": "y", "target": "t"}
+
+
+def pairs(input: Tensor, target: Tensor) -> Tensor:
+    """One number for each feature of each sample, which is too many."""
+    return (input - target).flatten()
+
+
 def net() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -266,3 +274,12 @@ def test_bad_keys_are_explained(injectors: dict[str, Any], message: str) -> None
     network = net()
     with pytest.raises(ConfigError, match=message):
         Standin({"net": network}, step(network, injectors=injectors)).run(**batch())
+
+
+def test_a_loss_that_is_neither_for_each_sample_nor_for_the_batch_is_named() -> None:
+    network = net()
+    trainer = Standin(
+        {"net": network}, step(network, losses={"odd": {"type": f"{__name__}:pairs", **READS}})
+    )
+    with pytest.raises(ConfigError, match=r"loss 'odd' gave 14 numbers for a batch of 7.*\[7\]"):
+        trainer.run(**batch())

@@ -21,7 +21,8 @@ class Checkpointing(Callback):
     """Saves everything whenever the trainer says ``checkpoint``, and when the run is cut short.
 
     Files are ``checkpoints/step-<updates>_<score>.pt`` in the folder of the run. A file has a
-    score if the networks were validated as they are in it.
+    score if the networks were validated as they are in it. Where a run goes on from an older one,
+    its first save moves the later ones aside (`Checkpoints.leave`).
 
     Args:
         keep_best: How many with the best score are kept.
@@ -54,12 +55,13 @@ class Checkpointing(Callback):
         self.saves_on_exception = on_exception
         self._validated_at: int | None = None
         self._saved_at: int | None = None
+        self._goes_on_from: int | None = None
         self._files(Path())
 
     def on_fit_begin(self, trainer: Trainer, phase: Phase) -> None:
         """Note where the run begins: there is nothing new to save there."""
         self._validated_at = None
-        self._saved_at = trainer.counters.step
+        self._saved_at = self._goes_on_from = trainer.counters.step
 
     def on_validate_end(self, trainer: Trainer, phase: Phase) -> None:
         """Note that there is a score."""
@@ -88,6 +90,9 @@ class Checkpointing(Callback):
         if trainer.run is None or (not anew and step == self._saved_at):
             return
         files = self._files(Path(trainer.run.path) / "checkpoints")
+        if self._goes_on_from is not None:
+            files.leave(self._goes_on_from)
+            self._goes_on_from = None
         files.add(trainer.state_dict(), step=step, score=self._score(trainer))
         self._saved_at = step
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from ...errors import ConfigError
 from ..events import Callback
 from ..phases import Phase
 from ..registry import CALLBACKS
+from ..state import State, shown
 from .tally import FunctionTally, Metric, Tally
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ class Metrics(Callback):
         losses: Whether everything in the state under ``loss/`` is reported too.
 
     Raises:
-        ConfigError: At a step: no phase writes what a metric reads.
+        ConfigError: At a step: no phase writes what a metric reads, or it cannot be computed.
 
     Example:
         >>> callback = Metrics({"accuracy": {"type": "accuracy", "input": "y", "target": "t"}})
@@ -79,7 +82,7 @@ class Metrics(Callback):
                 if name not in tallies:
                     tallies[name] = metric.tally()
                     self._measured.add(name)
-                tallies[name].update(metric.values(state), size)
+                _measure(metric, tallies[name], state, size)
 
     def _pass_over(self, trainer: Trainer, phase: Phase, metric: Metric, missing: str) -> None:
         """Leave a metric out of a step that does not write its keys, if another step or phase may.
@@ -149,6 +152,21 @@ class Metrics(Callback):
                 tally.load_state_dict(sums)
                 self._tallies.setdefault(phase, {})[name] = tally
                 self._measured.add(name)
+
+
+def _measure(metric: Metric, tally: Tally, state: State, size: int) -> None:
+    values = metric.values(state)
+    try:
+        tally.update(values, size)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as err:
+        given = ", ".join(
+            f"{key!r} {shown(value)}" for key, value in zip(metric.keys, values, strict=True)
+        )
+        raise ConfigError(
+            f"The metric {metric.name!r} cannot be computed of {given}: {type(err).__name__}: {err}"
+        ) from err
 
 
 def _same(value: Tensor) -> Tensor:

@@ -11,14 +11,14 @@ import torch
 
 from ...errors import ConfigError, DNIError, did_you_mean
 from ..events import Callback
+from ..modes import evaluating
 from ..ordering import Callbacks
-from ..phases import ValidationPhase
+from ..phases import Phase, ValidationPhase
 from ..randomness import random_state, set_random_state
 from ..registry import CALLBACKS
 from ..state import State
 
 if TYPE_CHECKING:
-    from ..phases import Phase
     from ..trainer import Trainer
 
 logger = logging.getLogger("dni.trainer")
@@ -46,9 +46,9 @@ class SanityCheck(Callback):
     """Before the first step, checks data and steps, and runs the steps on a validation batch.
 
     Looked for: no training data, data without a batch, batches that are no dictionary, nothing
-    that steps an optimizer, a key that an injector or loss reads and nothing writes, and whatever
-    the steps raise on a batch of the validation data. Nothing is trained. Missing validation data
-    is only logged as a warning.
+    that steps an optimizer, a key that an injector, loss or evaluator reads and nothing writes,
+    and whatever the steps raise on a batch of the validation data. Nothing is trained. Missing
+    validation data is only logged as a warning.
 
     Args:
         dry_run: Whether the steps are run.
@@ -68,10 +68,13 @@ class SanityCheck(Callback):
             return
         if "validation" not in trainer.data:
             logger.warning("There is no validation data: add `validation` to `data`.")
+        evaluators = trainer.callbacks.find("Evaluators")
         with rehearsal(trainer):
             faults = list(_faults(trainer, phase.split))
             if not faults and self.dry_run and "validation" in trainer.data:
                 faults = list(_faults_of_a_run(trainer))
+                if not faults and evaluators is not None:
+                    faults = list(_unread_by_evaluators(trainer, evaluators.entries))
         if faults:
             found = "\n".join(f"  - {fault}" for fault in faults)
             raise ConfigError(f"The run would not work:\n{found}")
@@ -138,14 +141,26 @@ def _unread(reader: str, keys: Any, there: set[str]) -> Iterator[str]:
             yield f"{reader} reads {key!r}, which is no key of the batch and nothing writes.{near}"
 
 
+def _unread_by_evaluators(trainer: Trainer, entries: Any) -> Iterator[str]:
+    """Keys that evaluators read and the steps, which have just run, did not write.
+
+    One that a step of a config says it writes may come later, when its window opens; and a phase
+    of the user's own may write what it likes.
+    """
+    if any(p.name == "validation" and type(p).step is not Phase.step for p in trainer.phases):
+        return
+    steps = trainer.steps.values()
+    there = set(trainer.step).union(*(getattr(step, "writes", None) or () for step in steps))
+    for entry in entries:
+        if entry.split == "validation" and not entry.alone and entry.evaluator.needs_data:
+            yield from _unread(f"evaluator {entry.name!r}", entry.reads, there)
+
+
 def _faults_of_a_run(trainer: Trainer) -> Iterator[str]:
     source = trainer.data["validation"]
-    modes = {m: m.training for network in trainer.networks.values() for m in network.modules()}
     trainer.phase = phase = ValidationPhase()
-    for network in trainer.networks.values():
-        network.eval()
     try:
-        with torch.no_grad():
+        with evaluating(trainer.networks):
             batch = {
                 key: value.to(trainer.device) if isinstance(value, torch.Tensor) else value
                 for key, value in source.peek().items()
@@ -159,6 +174,3 @@ def _faults_of_a_run(trainer: Trainer) -> Iterator[str]:
         shapes = {k: tuple(v.shape) for k, v in batch.items() if isinstance(v, torch.Tensor)}
         kind = "" if isinstance(err, DNIError) else f"{type(err).__name__}: "
         yield f"A batch of the validation data, {shapes}, does not go through {step}: {kind}{err}"
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
