@@ -39,9 +39,9 @@ EXPLANATION = """\
 {layers} hidden layers of {units} units with BatchNorm and ReLU, batch {batch}, Adam 1e-3, {epochs}
 epochs of {train} images; mean test error in percent and, in brackets, the least and the greatest of
 the seeds, after the epoch that was best on {valid} held-out images. An interface with λ = 0 after
-every hidden layer, whose critic (a linear head that sees the labels, `grad_lr=3e-3`) learns in every
-update, in every second or in every fourth (`train_every`). In the others no layer computes the
-gradient with respect to its input, a third of its products.
+every hidden layer, whose critic (a linear head that sees the labels, `grad_lr=3e-3`) learns in
+every update, in every second or in every fourth (`train_every`). In the others no layer computes
+the gradient with respect to its input, a third of its products.
 
 *Step* is the median time of a training step, measured for this page on random images, contenders in
 turns; the ratio is taken within a turn, with its quartiles. *Unlocked* is the same with

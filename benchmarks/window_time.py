@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import window_quality
 from dni import TemporalDNI
 from interleave import Spread, Step, cells, interleave, ratios
 from report import benchmark_parser, default_output, markdown_table, provenance, write_report
+from runs import finished
 from workloads import make_optimizer
 
 COLUMNS = ["case", "method", "BPTT ms", "DNI ms", "DNI / BPTT", "quartiles"]
@@ -22,6 +24,8 @@ BATCHES = 8
 BPTT = "BPTT"
 METHODS: dict[str, dict[str, Any]] = {
     "DNI": {},
+    "DNI, train_every 2": {"train_every": 2},
+    "DNI, train_every 4": {"train_every": 4},
     "DNI, hidden layer of 64": {"dni_params": {"num_layers": 1}, "hidden_size": 64},
     "DNI + aux": {"auxiliary": 1.0},
 }
@@ -29,10 +33,11 @@ METHODS: dict[str, dict[str, Any]] = {
 
 EXPLANATION = """\
 One window is forward from the state of the window before, loss, backward, optimizer step and
-clearing of gradients; with DNI the synthesizer is asked, learns and steps too. Nothing of the loop
-differs but the wrapper. The contenders of a case run in turns, block of windows by block of
-windows, in one process. A ratio is taken within one repeat; the table has the median and the
-quartiles of {repeats} of them. Times are medians. All use `torch.optim.Adam`."""
+clearing of gradients; with DNI the synthesizer is asked, learns and steps too, with train_every k
+in one of k windows. Nothing of the loop differs but the wrapper. The contenders of a case run in
+turns, block of windows by block of windows, in one process. A ratio is taken within one repeat;
+the table has the median and the quartiles of {repeats} of them. Times are medians. All use
+`torch.optim.Adam`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,6 +215,8 @@ def main() -> None:
         case = CASES[name]
         table += rows(case, measure(case, options.device, repeats=options.repeats))
     paragraphs = [markdown_table(COLUMNS, table), EXPLANATION.format(repeats=options.repeats)]
+    runs = finished(window_quality.plans(), [window_quality.FILE])
+    paragraphs += window_quality.paragraphs(runs)
     title = "Time of a window over truncated backpropagation"
     write_report(options.output, title, paragraphs, provenance(options.device))
 

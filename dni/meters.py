@@ -63,7 +63,6 @@ class MeterTable:
             for i, (running, scale, inverse_scale) in zip(interfaces, self._rows, strict=True)
         )
 
-    @torch.no_grad()
     def absorb(self, loss_scale: Tensor | None = None) -> bool | Tensor:
         """Take in what the meters have gathered. Never waits for the device.
 
@@ -97,6 +96,7 @@ class MeterTable:
                 scale[()], inverse_scale[()] = rms, 1 / rms
         return True
 
+    @torch.no_grad()
     def _absorb_columns(self, heard: list[Tensor | None], loss: Tensor | float) -> Tensor:
         """The same on another device, which is not waited for: all interfaces at once."""
         running, scale, inverse_scale = self._columns
@@ -131,7 +131,9 @@ class Meters:
         Returns:
             Per device, whether all sums were finite.
         """
-        self.prepare(interfaces)
+        tables = list(self._tables.values())
+        if len(tables) != 1 or not tables[0].is_current(interfaces):
+            self.prepare(interfaces)
         return [
             table.absorb(None if loss_scale is None else loss_scale.to(device))
             for device, table in self._tables.items()

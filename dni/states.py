@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -21,11 +22,20 @@ def tensors_in(nest: Any) -> list[Tensor]:
     """
     if isinstance(nest, Tensor):
         return [nest] if nest.is_floating_point() else []
-    if isinstance(nest, Mapping):
-        nest = tuple(nest.values())
-    if isinstance(nest, tuple | list):
-        return [tensor for value in nest for tensor in tensors_in(value)]
-    return []
+    found: list[Tensor] = []
+    for part in _parts(nest):
+        if isinstance(part, Tensor):  # at once: most nests are a pair of tensors
+            if part.is_floating_point():
+                found.append(part)
+        else:
+            found += tensors_in(part)
+    return found
+
+
+def _parts(nest: Any) -> Iterable[Any]:
+    if isinstance(nest, (tuple, list)):  # quicker than a mapping to tell
+        return nest
+    return nest.values() if isinstance(nest, Mapping) else ()
 
 
 def rebuilt(nest: Any, tensors: Sequence[Tensor]) -> Any:
@@ -39,77 +49,91 @@ def rebuilt(nest: Any, tensors: Sequence[Tensor]) -> Any:
         >>> rebuilt({"h": torch.zeros(1), "steps": 3}, [torch.ones(1)])
         {'h': tensor([1.]), 'steps': 3}
     """
+    is_plain = type(nest) is tuple and len(nest) == len(tensors)
+    if is_plain and all([isinstance(part, Tensor) for part in nest]):
+        return tuple(tensors)
     return _rebuilt(nest, iter(tensors))
 
 
 def _rebuilt(nest: Any, tensors: Iterator[Tensor]) -> Any:
     if isinstance(nest, Tensor):
         return next(tensors) if nest.is_floating_point() else nest.detach()
+    if isinstance(nest, (tuple, list)):
+        values = [_rebuilt(value, tensors) for value in nest]
+        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
     if isinstance(nest, Mapping):
         pairs = {key: _rebuilt(value, tensors) for key, value in nest.items()}
         return pairs if type(nest) is dict else type(nest)(pairs)  # type: ignore[call-arg]
-    if isinstance(nest, tuple | list):
-        values = [_rebuilt(value, tensors) for value in nest]
-        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
     return nest
 
 
-def join(tensors: Sequence[Tensor], batch_dim: int) -> Tensor:
-    """Lay the tensors of a state side by side: the whole state of each sequence in a row.
+class Form:
+    """How the tensors of a state lie in a row for each sequence.
 
     Args:
-        tensors: The state, or a gradient of it.
+        tensors: The tensors; only their shapes, types and devices count.
         batch_dim: Their axis of sequences.
 
-    Returns:
-        Shape ``[B, S]``, where ``S`` counts the entries of the state of one sequence.
+    Attributes:
+        shapes: Of the tensors.
+        batch: Number of sequences :math:`B`.
+        sizes: Entries of a sequence in each tensor; together they are :math:`S`.
 
     Example:
         >>> h = torch.arange(4.0).view(2, 2, 1)  # [layers, B, H]
-        >>> join([h, 0 * h], 1)
+        >>> form = Form([h, h], 1)
+        >>> form.join([h, 0 * h])
         tensor([[0., 0., 2., 0.],
                 [1., 0., 3., 0.]])
     """
-    if _are_beside([t.shape for t in tensors], batch_dim):
-        tensors = [torch.cat(list(tensors), -1)]
-    rows = [t.movedim(batch_dim, 0).reshape(t.shape[batch_dim], -1) for t in tensors]
-    return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
+    def __init__(self, tensors: Sequence[Tensor], batch_dim: int) -> None:
+        self._kinds = [(t.shape, t.dtype, t.device) for t in tensors]
+        self.shapes, self.batch_dim = (shapes := [t.shape for t in tensors]), batch_dim
+        self.batch = shapes[0][batch_dim]
+        self.sizes = [shape.numel() // max(self.batch, 1) for shape in shapes]
+        lead, widths = shapes[0][:-1], [shape[-1] for shape in shapes]
+        # Tensors that differ in their features alone lie side by side: one copy joins them.
+        is_beside = len(lead) > batch_dim and all([shape[:-1] == lead for shape in shapes])
+        self._widths = widths if is_beside else self.sizes
+        self._parts = [torch.Size((*lead, sum(widths)))] if is_beside else self.shapes
+        # With nothing before the sequences, rows and tensors have their entries in one order.
+        self._is_in_order = all([math.prod(shape[:batch_dim]) == 1 for shape in shapes])
+        self._is_beside = is_beside
 
-def split(rows: Tensor, shapes: Sequence[torch.Size], batch_dim: int) -> list[Tensor]:
-    """Undo `join`.
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether tensors have these shapes, types and devices."""
+        return [(t.shape, t.dtype, t.device) for t in tensors] == self._kinds
 
-    Args:
-        rows: Shape ``[B, S]``.
-        shapes: Of the tensors of the state.
-        batch_dim: Their axis of sequences.
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Lay the tensors of a state, or of its gradient, side by side.
 
-    Returns:
-        One tensor per tensor of the state, of its shape.
+        Returns:
+            The whole state of each sequence in a row, maybe a view. Shape ``[B, S]``.
+        """
+        if self._is_beside:
+            whole = tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), -1)
+            return self._in_rows(whole)
+        return torch.cat([self._in_rows(tensor) for tensor in tensors], 1)
 
-    Example:
-        >>> split(torch.arange(4.0).view(2, 2), [torch.Size([2, 2, 1])], 1)[0].squeeze(-1)
-        tensor([[0., 2.],
-                [1., 3.]])
-    """
-    if _are_beside(shapes, batch_dim):
-        lead, widths = list(shapes[0][:-1]), [shape[-1] for shape in shapes]
-        del lead[batch_dim]
-        beside = rows.view(len(rows), *lead, sum(widths)).movedim(0, batch_dim)
-        return [part.contiguous() for part in beside.split(widths, -1)]
-    parts = rows.split([shape.numel() // len(rows) for shape in shapes], 1)
-    return [
-        part.reshape(shape[batch_dim], *shape[:batch_dim], *shape[batch_dim + 1 :])
-        .movedim(0, batch_dim)
-        .contiguous()
-        for part, shape in zip(parts, shapes, strict=True)
-    ]
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Undo `join`: ``[B, S]`` -> views of the shapes of the tensors."""
+        if self._is_beside:
+            return list(self._from_rows(rows, self._parts[0]).split(self._widths, -1))
+        parts = zip(rows.split(self._widths, 1), self._parts, strict=True)
+        return [self._from_rows(part, shape) for part, shape in parts]
 
+    def _in_rows(self, tensor: Tensor) -> Tensor:
+        if not self._is_in_order:
+            tensor = tensor.movedim(self.batch_dim, 0)
+        return tensor.reshape(self.batch, -1)
 
-def _are_beside(shapes: Sequence[torch.Size], batch_dim: int) -> bool:
-    """Whether tensors differ in their features alone: one copy then joins them."""
-    lead = shapes[0][:-1]
-    return len(lead) > batch_dim and all(shape[:-1] == lead for shape in shapes)
+    def _from_rows(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        if self._is_in_order:
+            return rows.reshape(shape)
+        axis = self.batch_dim
+        first = rows.reshape(shape[axis], *shape[:axis], *shape[axis + 1 :])
+        return first.movedim(0, axis)
 
 
 def asinh(rows: Tensor) -> Tensor:

@@ -203,7 +203,7 @@ class Updates:
         if self._backward_end.forget():
             self._drop_gradients()
         self.flush()
-        if self._is_expected():  # its backward never came
+        if self.unlock is not None and self._is_expected():  # its backward never came
             self._forget_unlocked()
         if self._passes_back and not self.is_automatic and self._outer_loop_has_stepped():
             self._absorb()
@@ -328,7 +328,8 @@ class Updates:
 
     def _open(self) -> list[Pass]:
         """Those of them that have not come back yet."""
-        return [record for record in self._alive() if not record.is_counted]
+        passes = self._passes
+        return [r for p in passes if (r := p()) is not None and not r.is_counted]
 
     def _is_expected(self) -> bool:
         return bool(self._open())
@@ -346,7 +347,7 @@ class Updates:
         self._clear_idle()
         if not self.is_automatic:
             self._keep()
-        elif self._is_expected():
+        elif len(back) < len(open_passes):
             self._is_due = True  # an update now would spoil the graph of that other pass
         else:
             self._update()

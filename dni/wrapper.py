@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,19 +15,19 @@ from . import checkpoint
 from .activations import Activations, missing_activations
 from .arguments import check_arguments, check_network, check_share, check_synthesizers
 from .attachment import Attachment
+from .base_wrapper import BaseWrapper
 from .crossing import Crossing
 from .draw import Draw
 from .errors import CheckpointError
-from .interface import Statistics
 from .interfaces import Interfaces
 from .mixing import Lambda
-from .optimizers import OptimizerSpec, make_optimizer, ordered_like
-from .sites import SiteName, SiteSpec, find_sites
+from .optimizers import OptimizerSpec, make_optimizer
+from .sites import SiteSpec, find_sites
 from .synthesizers.choose import SynthesizerSpec
 from .updates import Updates
 
 
-class DNI(nn.Module):
+class DNI(BaseWrapper):
     r"""Train a network with decoupled neural interfaces.
 
     At every site, a module of the network, a small synthesizer predicts the gradient
@@ -113,9 +112,6 @@ class DNI(nn.Module):
         >>> torch.equal(before, network[0].weight)
         False
     """
-
-    network: nn.Module
-    interfaces: Interfaces
 
     def __init__(
         self,
@@ -272,43 +268,11 @@ class DNI(nn.Module):
     lambda_ = λ
 
     @property
-    def updates(self) -> int:
-        """Number of updates made so far, at the end of backward passes or by `step`."""
-        return self._updates.count
-
-    @property
     def optimizer(self) -> Optimizer:
         """Optimizer of the network."""
         optimizer = self._updates.optimizer
         assert optimizer is not None
         return optimizer
-
-    @property
-    def synthesizer_optimizer(self) -> Optimizer | None:
-        """Optimizer of all synthesizers, in one parameter group; ``None`` before the first."""
-        return self._updates.synthesizer_optimizer
-
-    def step(self, *, network: bool = True, synthesizers: bool = True) -> None:
-        """Step the optimizers; with ``update="auto"`` the end of a backward pass does it.
-
-        The synthesizers' gradients are cleared, the network's stay until `zero_grad`. After a
-        pass whose gradients were not finite (an overflow under a gradient scaler) synthesizers
-        are left as they are.
-
-        Args:
-            network: Whether to step the network; ``False`` where something else does.
-            synthesizers: Whether to step the synthesizers.
-        """
-        self._updates.step(network=network, synthesizers=synthesizers)
-
-    def statistics(self) -> dict[SiteName, Statistics]:
-        """How well each synthesizer predicts; reading it waits for the device.
-
-        Returns:
-            Per interface: ``cosine``, ``relative_error``, ``true_norm``, ``synthetic_norm`` and
-            ``scale``, running over about fifty updates (see `Statistics`).
-        """
-        return {name: interface.statistics() for name, interface in self.interfaces.items()}
 
     # -- life ------------------------------------------------------------------------------
 
@@ -354,13 +318,11 @@ class DNI(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What ``state_dict`` holds besides tensors."""
-        self._updates.flush()
-        version = checkpoint.VERSION
-        return {"version": version, "updates": self.updates, "last_site": self._crossing.last_site}
+        return {**super().get_extra_state(), "last_site": self._crossing.last_site}
 
     def set_extra_state(self, state: Any) -> None:
         """Take over what `get_extra_state` gave."""
-        self._updates.count_on_from(state["updates"])
+        super().set_extra_state(state)
         if self.interfaces.is_backprop and state["last_site"] is not None:
             self._crossing.skip(state["last_site"])
         self.λ = self.λ
@@ -368,37 +330,15 @@ class DNI(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load network and interfaces; also before any forward pass.
-
-        Args:
-            state_dict: What `state_dict` gave; it is not changed.
-            strict: Whether every key must fit.
-            assign: See ``torch.nn.Module.load_state_dict``.
-
-        Raises:
-            CheckpointError: The state belongs to another network or to other arguments of
-                `DNI`; nothing is loaded then.
-        """
-        before = set(self.interfaces)
+        """See `BaseWrapper.load_state_dict`; networks that predict activations are loaded too."""
         activations = self._updates.activations
         guessed = set() if activations is None else set(activations)
         try:
-            self._make_saved(state_dict, "")
-            if strict:
-                checkpoint.check(self.state_dict(), state_dict)
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except CheckpointError:
-            self._updates.discard(set(self.interfaces) - before)
             if activations is not None:
                 self._updates.discard_activations(set(activations) - guessed)
             raise
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        # A wrapper inside a larger module is loaded through here alone.
-        self._make_saved(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _make_saved(self, state: Mapping[str, Any], prefix: str) -> None:
         """Make the interfaces that a state has and this wrapper has not."""
@@ -413,38 +353,3 @@ class DNI(nn.Module):
             for name, inputs, shape in missing_activations(state, prefix, activations):
                 activations.make(name, inputs, shape, like)
                 self._updates.adopt_activation(name)
-
-    def training_state(self) -> dict[str, Any]:
-        """Everything needed to go on training bit for bit, optimizers included.
-
-        Returns:
-            A dictionary of tensors and plain values, which ``torch.load(weights_only=True)``
-            reads back.
-        """
-        model = self.state_dict()
-        synthesizers = self.synthesizer_optimizer
-        return {
-            "version": checkpoint.VERSION,
-            "model": model,
-            "optimizer": self.optimizer.state_dict(),
-            "synthesizer_optimizer": None if synthesizers is None else synthesizers.state_dict(),
-        }
-
-    def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `training_state` gave.
-
-        Raises:
-            CheckpointError: A part is missing or does not fit; nothing is loaded then.
-        """
-        checkpoint.check_training_state(
-            state, self.optimizer, trains_synthesizers=self._updates.trains_synthesizers
-        )
-        saved, live = state["synthesizer_optimizer"], self.synthesizer_optimizer
-        if saved is not None and live is not None:
-            checkpoint.check_settings("synthesizer_optimizer", saved, live)
-        self.load_state_dict(state["model"])
-        # Copied: torch's optimizers keep the very tensors they are given.
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        if saved is not None and self.synthesizer_optimizer is not None:
-            saved = ordered_like(copy.deepcopy(saved), self.synthesizer_optimizer)
-            self.synthesizer_optimizer.load_state_dict(saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import doctest
 import importlib
 import json
@@ -105,7 +106,8 @@ def test_step_time_writes_a_row_for_every_contender(tmp_path: Path) -> None:
         rows = cells(page, case)
         expected = [(f"{kind}, 10", mixing) for kind in kinds for mixing in ("0.5", "0")]
         if case == "FCN":  # one label per sample at every site
-            expected += [("critic", "0"), ("critic", "0, unlocked")]
+            names = ["critic", "critic, `train_every=2`", "critic, `train_every=4`"]
+            expected += [(name, mixing) for name in names for mixing in ("0", "0, unlocked")]
         assert [(row[1], row[2]) for row in rows] == expected
         for _, _, _, backprop, dni, ratio, _, floor in rows:
             assert min(float(backprop), float(dni), float(ratio)) > 0
@@ -183,9 +185,9 @@ def test_the_table_of_mnist_and_the_page_of_depths_share_their_runs(tmp_path: Pa
     first = run("mnist_table.py", *flags, table, "--layers", "3", "--networks", "FCN")
     assert first.returncode == 0, first.stderr
     [row] = cells(table, "FCN 3")
-    assert len(row) == 9
-    assert "-" not in row  # each of the six methods, and two differences
-    assert cells(table, "CNN 3")[0][1:] == ["-"] * 8
+    assert len(row) == 11
+    assert "-" not in row  # each of the seven methods, and three differences
+    assert cells(table, "CNN 3")[0][1:] == ["-"] * 10
     runs = [json.loads(line) for line in (tmp_path / "mnist.jsonl").read_text().splitlines()]
     assert [len(some["errors"]) for some in runs] == [len(some["validation"]) for some in runs]
 
@@ -198,7 +200,7 @@ def test_the_table_of_mnist_and_the_page_of_depths_share_their_runs(tmp_path: Pa
     (tmp_path / "mnist.jsonl").unlink()
     third = run("mnist_table.py", *flags, table, "--report")
     assert third.returncode == 0, third.stderr
-    assert cells(table, "FCN 3")[0][1:] == ["-"] * 8
+    assert cells(table, "FCN 3")[0][1:] == ["-"] * 10
 
 
 def test_a_killed_page_of_runs_loses_the_run_in_progress_alone(tmp_path: Path) -> None:
@@ -228,6 +230,20 @@ def test_unlocking_has_a_row_for_every_way_of_training(tmp_path: Path) -> None:
     assert [row[1] for row in rows] == settings
     assert all(0 < float(row[2].split()[0]) < 100 for row in rows)
     assert [len(row[-1].split(", ")) for row in rows] == [1, 4, 4, 4]
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_wide_has_errors_beside_the_times_of_a_step(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    page = tmp_path / "page.md"
+    done = run("wide.py", "--output", page, "--data-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    backprop, *critics = cells(page, "backprop") + cells(page, "critic")
+    assert backprop[3:] == ["", ""]
+    assert [row[0] for row in critics] == ["critic", "critic, every 2nd", "critic, every 4th"]
+    for row in critics:
+        assert 0 < float(row[1].split()[0]) < 100
+        assert all(float(ratio.split()[0]) > 0 for ratio in row[3:])
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
@@ -276,6 +292,23 @@ def test_the_epoch_is_chosen_on_validation(helper: Helper) -> None:
         commit="",
     )
     assert helper("trials").selected(run) == 2.5
+    anew = {"renewed": [1.0, 2.0, 3.0], "renewed_validation": [2.0, 3.0, 1.0]}
+    assert helper("trials").renewed(dataclasses.replace(run, **anew)) == 3.0
+
+
+def test_statistics_are_taken_anew_for_an_evaluation_alone(helper: Helper) -> None:
+    norm = torch.nn.BatchNorm1d(2)
+    samples = torch.randn(200, 2) * 3 + 1
+    norm(samples + 5)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with helper("trials").renewed_statistics(norm, samples):
+        norm.eval()
+        output = norm(samples)
+        norm.train()
+    assert output.mean(0).abs().max() < 1e-4
+    assert (output.std(0) - 1).abs().max() < 0.02
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    assert norm.momentum == 0.1
 
 
 def test_a_depth_that_no_run_has_is_refused(helper: Helper, tmp_path: Path) -> None:

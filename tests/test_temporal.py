@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dni import DNINetwork, TemporalDNI
-from dni.states import join, rebuilt, split, tensors_in
+from dni.states import Form, rebuilt, tensors_in
 
 BATCH, INPUTS, UNITS, WINDOW, WINDOWS = 4, 3, 5, 3, 4
 STEPS = WINDOW * WINDOWS
@@ -81,8 +81,9 @@ def run(network: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
 def where(keep: Tensor, state: Any, other: list[Tensor], batch_dim: int) -> Any:
     """The state, with the values of another one for the sequences not to keep."""
     tensors = tensors_in(state)
-    rows = torch.where(keep[:, None], join(tensors, batch_dim), join(other, batch_dim))
-    return rebuilt(state, split(rows, [t.shape for t in tensors], batch_dim))
+    form = Form(tensors, batch_dim)
+    rows = torch.where(keep[:, None], form.join(tensors), form.join(other))
+    return rebuilt(state, form.split(rows))
 
 
 def full_unroll(
@@ -112,7 +113,7 @@ def full_unroll(
             grads = torch.autograd.grad(sum(later), tensors, retain_graph=True)
         else:
             grads = [torch.zeros_like(t) for t in tensors]
-        of_states.append(join(grads, batch_dim))
+        of_states.append(Form(grads, batch_dim).join(grads))
     return list(torch.autograd.grad(total, list(network.parameters()))), of_states
 
 

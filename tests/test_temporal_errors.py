@@ -66,6 +66,16 @@ CASES: dict[str, tuple[Callable[[], object], type[DNIError], str]] = {
         "is a `DNI` already; call its `detach",
     ),
     "scale": (lambda: TemporalDNI(GRU, scale=-1), ConfigError, "`scale` is -1; a number of at"),
+    "scale, set later": (
+        lambda: setattr(TemporalDNI(GRU), "scale", None),
+        ConfigError,
+        "`scale` is None; a number of at least 0",
+    ),
+    "train_every": (
+        lambda: TemporalDNI(GRU, train_every=0),
+        ConfigError,
+        "`train_every` is 0; a whole number",
+    ),
     "auxiliary": (
         lambda: TemporalDNI(GRU, auxiliary="yes"),  # type: ignore[arg-type]
         ConfigError,

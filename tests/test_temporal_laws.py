@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dni import TemporalDNI
-from dni.states import join, rebuilt, split, tensors_in
+from dni.states import Form, rebuilt, tensors_in
 from test_temporal import BATCH, INPUTS, NETWORKS, UNITS, WINDOW, Loop, run
 
 
@@ -76,7 +76,7 @@ def test_the_first_synthetic_gradient_is_zero_and_later_ones_are_not() -> None:
     state, sent = None, []
     for x in windows(5):
         output, state = net(x, state)
-        sent.append(net._future.gradient)
+        sent.append(net._seam.future.gradient)
         loss_of(output).backward()
     assert not sent[0].any()
     assert not sent[1].any()  # before the first target its scale is unknown
@@ -92,18 +92,19 @@ def test_the_synthesizer_gets_the_gradient_of_its_regression(layers: int, masked
     first, second = windows(2)
     goes_on = torch.tensor([True, False, True, not masked])
     _, state = net(first, None, done=~goes_on if masked else None)
-    last = join(tensors_in(state), 1)
+    form = Form(state, 1)
+    last = form.join(state)
     if not masked:
         goes_on = torch.ones(BATCH, dtype=torch.bool)
     output, _ = net(second, state)
-    sent = net._future.gradient
+    sent = net._seam.future.gradient
     loss_of(output).backward()
 
     # The same with plain autograd.
     leaves = [t.clone().requires_grad_() for t in state]
     expected, end = network(second, tuple(leaves))
-    total = loss_of(expected) + (join(end, 1) * sent).sum()
-    target = join(torch.autograd.grad(total, leaves), 1)[goes_on] / 0.5
+    total = loss_of(expected) + (form.join(end) * sent).sum()
+    target = form.join(torch.autograd.grad(total, leaves))[goes_on] / 0.5
     synthesizer = interface_of(net).synthesizer
     prediction = synthesizer(last.asinh(), None)[0][goes_on]
     loss = (prediction - target).square().sum(1).mean()
@@ -125,7 +126,7 @@ def test_the_auxiliary_task_trains_the_network_and_its_head() -> None:
     assert net.auxiliary_head is not None
     nn.init.normal_(net.auxiliary_head.weight)
     output, _ = net(x)
-    target = net._future.target
+    target = net._seam.future.target
     assert target is not None
     loss_of(output).backward()
     head = net.auxiliary_head
@@ -181,6 +182,15 @@ def test_an_ended_episode_expects_nothing_and_trains_nothing(how: str) -> None:
     output, _ = net(x, state)
     loss_of(output).backward()
     assert all(p.grad is None for p in interface_of(net).synthesizer.parameters())
+
+
+def test_a_state_of_one_tensor_that_is_written_to_does_not_go_on() -> None:
+    net, (x,) = TemporalDNI(nn.GRU(INPUTS, UNITS), update="manual"), windows(1)
+    _, state = net(x)
+    state.zero_()
+    output, _ = net(x, state)
+    loss_of(output).backward()
+    assert interface_of(net)._heard is None
 
 
 @pytest.mark.parametrize("change", ["clone", "in place", "loaded", "other"])
@@ -321,14 +331,14 @@ def test_a_prediction_beyond_its_limit_is_shortened_and_no_nan_is_sent(limit: An
         interface_of(net).synthesizer.final.weight.zero_()
         interface_of(net).synthesizer.final.bias.fill_(50.0)
     net(x)
-    sent = net._future.gradient
+    sent = net._seam.future.gradient
     assert sent is not None
     wanted = 0.5 * (50.0 if limit is None else limit)  # in units of the scale
     torch.testing.assert_close(sent, torch.full_like(sent, wanted))
     with torch.no_grad():
         interface_of(net).synthesizer.final.bias.fill_(torch.nan)
     net(x)
-    assert not net._future.gradient.any()
+    assert not net._seam.future.gradient.any()
 
 
 RESUMED: dict[str, dict[str, Any]] = {
@@ -338,6 +348,7 @@ RESUMED: dict[str, dict[str, Any]] = {
     "context": {"context_size": 3},
     "rnn": {"synthesizer": "rnn"},
     "optim": {"optim": "adam"},
+    "every third": {"train_every": 3, "auxiliary": 0.5},
 }
 
 
@@ -429,9 +440,10 @@ def test_memory_is_flat_over_many_windows(count: int) -> None:
 )
 def test_a_state_is_taken_apart_as_it_was_put_together(shapes: Any, batch_dim: int) -> None:
     state = [torch.randn(shape) for shape in shapes]
-    rows = join(state, batch_dim)
+    form = Form(state, batch_dim)
+    rows = form.join(state)
     assert rows.shape[0] == 5
-    back = split(rows, [tensor.shape for tensor in state], batch_dim)
+    back = form.split(rows)
     assert all(torch.equal(a, b) for a, b in zip(back, state, strict=True))
     for number, row in enumerate(rows):  # a row has the entries of its sequence, and no others
         own = torch.cat([tensor.select(batch_dim, number).flatten() for tensor in state])

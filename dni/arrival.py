@@ -1,0 +1,105 @@
+"""The gradient that arrives at a window's start, and what it teaches; pure, no state of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .boundary import METER_UNIT, Pass, meter_sums
+from .states import Form
+
+
+class Arrival(NamedTuple):
+    """How the gradient that arrives at a window's start is taken.
+
+    Attributes:
+        inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
+        form: How the state lies in rows.
+        goes_on: The sequences whose state comes from the window before, ``None`` for all.
+            Shape ``[B]``.
+        record: The forward pass the window belongs to.
+    """
+
+    inverse_scale: Tensor
+    form: Form
+    goes_on: Tensor | None = None
+    record: Pass | None = None
+
+
+def arrived(arrival: Arrival, grads: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """Note a backward pass at a window's start.
+
+    Args:
+        arrival: How the gradient is taken.
+        grads: Of the tensors of the state, ``None`` where there is none.
+        like: A tensor of the type and on the device of the gradient, if there is none at all.
+
+    Returns:
+        The gradient of the whole state, ``None`` once the wrapper is detached. Shape ``[B, S]``.
+    """
+    record = arrival.record
+    if record is not None:
+        if record.is_inert:
+            return None
+        record.is_returned = True
+    whole = [grad for grad in grads if grad is not None]
+    if len(whole) < len(grads):
+        some = whole[0] if whole else like
+        whole = [
+            some.new_zeros(shape) if grad is None else grad
+            for grad, shape in zip(grads, arrival.form.shapes, strict=True)
+        ]
+    return arrival.form.join(whole).detach()
+
+
+def learn(
+    true: Tensor, prediction: Tensor, arrival: Arrival, square: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the regression and of the meter, over the sequences that went on.
+
+    Args:
+        true: Gradient of the state. Shape ``[B, S]``.
+        prediction: Prediction in units of the scale. Shape ``[B, S]``.
+        arrival: The scale, and which sequences went on.
+        square: Sum of squares of the prediction, if it is known.
+
+    Returns:
+        Of the prediction ``[B, S]``, of the meter ``[5]``.
+    """
+    share: Tensor | None = None
+    if arrival.goes_on is not None:
+        chosen = arrival.goes_on.to(true.dtype)
+        share = chosen.mean()
+        true, prediction = true * chosen[:, None], prediction * chosen[:, None]
+        square = None
+    sums = sums_of(prediction, true, square)
+    weight = 2.0 / len(true)
+    unit = number(arrival.inverse_scale, true.dtype) * -weight
+    gradient = (true * unit).add_(prediction, alpha=weight)
+    if share is not None:
+        sums[3:] *= share
+        gradient /= share.clamp(min=1 / len(true))
+    return gradient, sums
+
+
+def sums_of(prediction: Tensor, true: Tensor, square: float | None = None) -> Tensor:
+    """See `dni.boundary.meter_sums`; on the CPU in Python's numbers, with half as many calls.
+
+    Example:
+        >>> sums_of(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])) / METER_UNIT
+        tensor([25.,  5., 11.,  2.,  1.])
+    """
+    if true.device.type != "cpu":
+        return meter_sums(prediction, true)
+    g, p = true.reshape(-1), prediction.reshape(-1)
+    square = p.dot(p).item() if square is None else square
+    sums = g.dot(g).item(), square, p.dot(g).item(), true.numel(), 1
+    return torch.tensor([METER_UNIT * sum for sum in sums])
+
+
+def number(tensor: Tensor, dtype: torch.dtype | None = None) -> Any:
+    """A tensor of shape ``[]`` as a number, or in this type if that means to wait for a device."""
+    return tensor.item() if tensor.device.type == "cpu" else tensor.to(dtype or tensor.dtype)
