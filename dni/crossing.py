@@ -105,7 +105,7 @@ class Crossing:
 
     def _begin_blind(self) -> None:
         """Have this pass go blindly by the sites where λ is 0, if synthesizers do not learn now."""
-        record, updates = self.updates.current, self.updates
+        record, updates = self.updates.passes.current, self.updates
         assert record is not None
         self._threads.ends.clear()
         skips = updates.trains_synthesizers and not updates.learns
@@ -113,7 +113,7 @@ class Crossing:
 
     def _end_blind(self, output: Any) -> Any:
         """Tie the output of a blind pass to its sites, or see what the output of another is."""
-        record, updates = self.updates.current, self.updates
+        record, updates = self.updates.passes.current, self.updates
         assert record is not None
         if not record.is_blind:
             if updates.train_every > 1:
@@ -132,7 +132,7 @@ class Crossing:
         """Remember that a training pass came to a site, even within the network's own no_grad."""
         if torch.compiler.is_compiling():
             self._is_compiled = True
-        elif self.updates.current is not None:
+        elif self.updates.passes.current is not None:
             self._called.pop(site, None)
             self._called[site] = None
 
@@ -239,7 +239,7 @@ class Crossing:
         """The context of this pass; an error if the synthesizers need one and there is none."""
         context = self.context
         if context is None and not torch.compiler.is_compiling():
-            context = self.updates.recomputed_context()
+            context = self.updates.passes.recomputed_context()
         if context is None and self.interfaces.context_size is not None:
             raise ContextError(
                 f"The synthesizer of {named(site)} is conditioned (`context_size="
@@ -267,12 +267,12 @@ class Crossing:
 
     def _cross(self, name: SiteName, output: Tensor, context: Tensor | None) -> Tensor:
         is_synthetic = self.interfaces[name].mode == SYNTHETIC
-        if is_synthetic and not torch.compiler.is_compiling() and self.updates.is_blind():
+        if is_synthetic and not torch.compiler.is_compiling() and self.updates.passes.is_blind():
             return self._cross_blind(self.interfaces[name], output, context)
         through: Tensor = self.interfaces[name](
             output,
             context,
-            record=None if torch.compiler.is_compiling() else self.updates.under_way(),
+            record=None if torch.compiler.is_compiling() else self.updates.passes.of_call(),
             loss_scale=self.updates.loss_scale(output.device),
             train=self.updates.learns,
         )
@@ -280,7 +280,7 @@ class Crossing:
 
     def _cross_blind(self, interface: Interface, output: Tensor, context: Tensor | None) -> Tensor:
         """Pass a site at λ = 0 while its synthesizer does not learn."""
-        record = self.updates.under_way()
+        record = self.updates.passes.of_call()
         foresight = interface.foresee(output.detach(), context, train=False, record=record)
         loss_scale = self.updates.loss_scale(output.device)
         scale = interface.scale if loss_scale is None else interface.scale * loss_scale
@@ -302,7 +302,7 @@ class Crossing:
         if not outputs:
             return
         copies = self.updates.unlock.cross(
-            outputs, context, train=self.updates.learns, is_blind=self.updates.is_blind()
+            outputs, context, train=self.updates.learns, is_blind=self.updates.passes.is_blind()
         )
         self.updates.step_module(module)
         handed_on = dict(zip((index for _, index in crossing), copies, strict=True))

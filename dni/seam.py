@@ -102,7 +102,7 @@ class Seam:
             inverse_scale if loss_scale is None else inverse_scale / loss_scale,
             form,
             None if goes_on is True else goes_on,
-            updates.current,
+            updates.passes.current,
         )
         said = self._said_linearly(interface, carry) if carry.said is None else carry.said
         if said is None:
@@ -136,7 +136,7 @@ class Seam:
         assert interface is not None
         interface.follow(rows)
         self.carry = carry = Carry(rows, state, context)
-        self.future = Future(weight=self.auxiliary, form=form, record=self._updates.current)
+        self.future = Future(weight=self.auxiliary, form=form, record=self._updates.passes.current)
         if not (self.scale or self.auxiliary):
             return
         carry.said = said = self._said_linearly(interface, carry)

@@ -15,9 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from .activations import Activations
 from .arguments import check_single
 from .attachment import remove_all
-from .boundary import Pass
 from .draw import Draw
-from .errors import ContextError
 from .forward import ForwardUnlock
 from .interface import Interface
 from .interfaces import Interfaces
@@ -26,12 +24,12 @@ from .optimizers import (
     BackwardEnd,
     OptimizerSpec,
     add_parameters,
-    current_backward,
     make_optimizer,
     only,
     parameters_of,
     remove_parameters,
 )
+from .passes import Passes
 from .sites import SiteName
 from .unlock import Unlock
 
@@ -61,7 +59,7 @@ class Updates:
         count: Number of updates made so far.
         learns: Whether synthesizers learn in the update under way.
         synthesizer_optimizer: One optimizer for all synthesizers; ``None`` before the first.
-        current: The training pass forward that is under way, or the last one.
+        passes: The passes forward.
     """
 
     def __init__(
@@ -106,11 +104,9 @@ class Updates:
 
     def _connect(self) -> None:
         """Make what cannot be copied, and listen."""
-        self._backward_end = BackwardEnd(self._on_backward_end, self._is_expected)
+        self.passes = Passes()
+        self._backward_end = BackwardEnd(self._on_backward_end, self.passes.is_waiting)
         self._meters = Meters()
-        self._passes: list[weakref.ref[Pass]] = []  # a `WeakSet` takes its time to go through
-        self.current: Pass | None = None
-        self._is_passing = False
         self.unlock: Unlock | None = None
         if self.activations is not None:
             self.unlock = ForwardUnlock(self._backward_end, self.activations)
@@ -137,19 +133,10 @@ class Updates:
         """Stop listening; the boundaries of graphs still alive become plain identities."""
         self.flush()
         remove_all(self._handles)
-        for record in self._alive():
-            record.is_inert = True
+        self.passes.make_inert()
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = (
-            "_backward_end",
-            "_meters",
-            "_passes",
-            "current",
-            "_is_passing",
-            "_handles",
-            "unlock",
-        )
+        left_out = ("_backward_end", "_meters", "passes", "_handles", "unlock")
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -177,69 +164,42 @@ class Updates:
             Whether this is a training pass of its own: not within another one, and not what a
             checkpoint runs again during backward.
         """
-        if self._is_passing or current_backward() != -1:
+        passes = self.passes
+        if passes.is_within:
             yield False
             return
         self._close()
-        self.current = Pass(context) if is_training else None
-        if self.current is not None:
-            self._passes = [p for p in self._passes if p() is not None]
-            self._passes.append(weakref.ref(self.current))
+        passes.current = None
+        if is_training:
+            passes.begin(context)
             self.clear_used()
             check_single(self.train_every)
             self.draw.renew()
-        self._is_passing = True
+        passes.is_under_way = True
         try:
             yield is_training
         except BaseException:
-            if self.current is not None:  # nothing will come back from it
-                self.current.is_returned = self.current.is_counted = True
+            if passes.current is not None:  # nothing will come back from it
+                passes.current.is_returned = passes.current.is_counted = True
             self._forget_unlocked()
             raise
         finally:
-            self._is_passing = False
+            passes.is_under_way = False
 
     def _close(self) -> None:
         if self._backward_end.forget():
             self._drop_gradients()
         self.flush()
-        if self.unlock is not None and self._is_expected():  # its backward never came
+        if self.unlock is not None and self.passes.is_waiting():  # its backward never came
             self._forget_unlocked()
         if self._passes_back and not self.is_automatic and self._outer_loop_has_stepped():
             self._absorb()
-
-    def under_way(self) -> Pass | None:
-        """The pass a site belongs to; ``None`` if a checkpoint runs it again during backward."""
-        return self.current if self._is_passing or current_backward() == -1 else None
 
     def _forget_unlocked(self) -> None:
         """Start clean after an unlocked pass forward whose backward will not come."""
         if self.unlock is not None:
             self._drop_gradients()
             self.unlock.clear()
-
-    def is_blind(self) -> bool:
-        """Whether a site is reached in a blind pass, or in what a checkpoint runs of it again."""
-        if self._is_passing:
-            return self.current is not None and self.current.is_blind
-        return current_backward() != -1 and any(p.is_blind for p in self._open())
-
-    def recomputed_context(self) -> Tensor | None:
-        """The context of the pass that a checkpoint runs again.
-
-        Raises:
-            ContextError: It could be one of several.
-        """
-        if self._is_passing or current_backward() == -1:
-            return None
-        waiting = [p for p in self._open() if p.context is not None]
-        if len(waiting) > 1:
-            raise ContextError(
-                "A checkpoint runs a site again, and several passes with a context wait for "
-                "their backward: which context belongs to it cannot be told. Run the backward "
-                "of a pass before the next forward."
-            )
-        return waiting[0].context if waiting else None
 
     def join(self) -> None:
         """Note that a site is reached, maybe within a backward pass (see `BackwardEnd`)."""
@@ -264,8 +224,7 @@ class Updates:
             self.synthesizer_optimizer.zero_grad()
         for interface in self.interfaces.values():
             interface.heard()
-        for record in self._open():
-            record.is_returned = record.is_counted = True
+        self.passes.give_up()
 
     # -- interfaces ------------------------------------------------------------------------
 
@@ -322,33 +281,16 @@ class Updates:
 
     # -- the end of backward ---------------------------------------------------------------
 
-    def _alive(self) -> list[Pass]:
-        """The passes whose graphs still exist."""
-        return [record for p in self._passes if (record := p()) is not None]
-
-    def _open(self) -> list[Pass]:
-        """Those of them that have not come back yet."""
-        passes = self._passes
-        return [r for p in passes if (r := p()) is not None and not r.is_counted]
-
-    def _is_expected(self) -> bool:
-        return bool(self._open())
-
     def _on_backward_end(self) -> None:
         if self.unlock is not None:
             self.unlock.settle(everything=True)
-        open_passes = self._open()
-        back = [p for p in open_passes if p.is_returned]
-        if not back and open_passes:  # it went by every interface, or through recomputed ones
-            back = [min(open_passes, key=lambda p: p.number)]
-        for record in back:
-            record.is_returned = record.is_counted = True
-        self._passes_back += max(len(back), 1)
+        back, others_wait = self.passes.come_back()
+        self._passes_back += back
         self._clear_idle()
         if not self.is_automatic:
             self._keep()
-        elif len(back) < len(open_passes):
-            self._is_due = True  # an update now would spoil the graph of that other pass
+        elif others_wait:
+            self._is_due = True  # an update now would spoil the graph of another pass
         else:
             self._update()
 
