@@ -29,9 +29,10 @@ check: $(INSTALLED)  ## lint, format, types and tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy tasks/mnist
-	@$(BIN)/mypy tasks/copy
-	@$(BIN)/mypy tasks/word_language_model
-	@$(BIN)/mypy --explicit-package-bases tasks/gan tasks/vunet
+	@$(BIN)/mypy tasks/copy/main.py
+	@$(BIN)/mypy tasks/word_language_model/main.py tasks/word_language_model/generate.py
+	@$(BIN)/mypy --explicit-package-bases tasks/gan tasks/vunet \
+		tasks/copy/stream.py tasks/copy/lessons.py tasks/word_language_model/stream.py
 	@$(BIN)/python -m pytest -q $(PARALLEL)
 
 format: $(INSTALLED)  ## put the code into the project's format

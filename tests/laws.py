@@ -21,6 +21,7 @@ from dni import (
     LinearDNI,
     LinearSigmoidDNI,
 )
+from dni.synthesizers import LeastSquaresDNI
 
 CLASSES, BATCH = 3, 16
 
@@ -84,12 +85,14 @@ class Row:
         params: Its ``dni_params``.
         kinds: The kinds of sites it serves; all laws run on the first, shapes on every one.
         contexts: Whether it is tried with labels, without them, or both.
+        options: Arguments of the wrapper that it needs.
     """
 
     synthesizer: type[DNINetwork]
     params: dict[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = tuple(KINDS)
     contexts: tuple[bool, ...] = (False, True)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def wrap(self, *, context: bool, kind: str | None = None, **options: Any) -> DNI:
         """A wrapper of a one-site network with this synthesizer."""
@@ -100,7 +103,7 @@ class Row:
             self.synthesizer,
             self.params,
             context_size=CLASSES if context else None,
-            **{**defaults, **options},
+            **{**defaults, **self.options, **options},
         )
 
 
@@ -138,6 +141,14 @@ TABLE = {
             LabelFreeCriticDNI, {"num_layers": layers}, contexts=(True,)
         )
         for layers in (0, 1)
+    },
+    **{
+        f"LeastSquaresDNI-{'curves' if curves else 'plain'}": Row(
+            LeastSquaresDNI,
+            {"curves": curves, "ridge": 1.0},
+            options={"grad_optim": "sgd", "grad_lr": 1.0},
+        )
+        for curves in (True, False)
     },
 }
 

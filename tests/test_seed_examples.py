@@ -278,7 +278,7 @@ def test_a_star_import_brings_exactly_the_public_names() -> None:
     del names["__builtins__"]
     classes = (
         "DNI DNINetwork LinearDNI LinearSigmoidDNI LinearBatchNormDNI RNNDNI Conv2dDNI CriticDNI "
-        "LabelFreeCriticDNI TemporalDNI"
+        "LabelFreeCriticDNI LeastSquaresDNI TemporalDNI"
     )
     errors = (
         "DNIError ConfigError SiteError ShapeError ContextError AttachmentError CheckpointError"

@@ -8,6 +8,7 @@ from .choose import resolve as resolve
 from .conv import Conv2dDNI as Conv2dDNI
 from .critic import CriticDNI as CriticDNI
 from .label_free import LabelFreeCriticDNI as LabelFreeCriticDNI
+from .least_squares import LeastSquaresDNI as LeastSquaresDNI
 from .linear import LinearBatchNormDNI as LinearBatchNormDNI
 from .linear import LinearDNI as LinearDNI
 from .linear import LinearSigmoidDNI as LinearSigmoidDNI

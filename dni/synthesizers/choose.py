@@ -18,6 +18,7 @@ from .base import DNINetwork
 from .conv import Conv2dDNI
 from .critic import CriticDNI
 from .label_free import LabelFreeCriticDNI
+from .least_squares import LeastSquaresDNI
 from .linear import LinearBatchNormDNI, LinearDNI, LinearSigmoidDNI
 from .recurrent import RNNDNI
 
@@ -32,6 +33,7 @@ SYNTHESIZERS: dict[str, type[DNINetwork]] = {
     "conv2d": Conv2dDNI,
     "critic": CriticDNI,
     "label_free_critic": LabelFreeCriticDNI,
+    "least_squares": LeastSquaresDNI,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +28,7 @@ class Length:
     repeats: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Episode:
+class Episode(NamedTuple):
     """A batch of sequences of one length; ``T`` steps, ``B`` sequences.
 
     Attributes:

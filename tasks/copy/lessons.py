@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from dni.trainer import Callback
 from dni.trainer.evaluators import Evaluator
 from dni.trainer.losses import Loss
 
-from .curriculum import Progress
+from .episodes import Length
 from .stream import Episodes, Place, find_task
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class Curriculum(Callback):
         loss: Key of the loss in the state.
         threshold: Of the error, in the task's unit: bits for each bit of the answer.
         longest: Pattern after which the run ends; ``None`` for no end.
+
+    Attributes:
+        length: Of the next episode.
+        solved: The longest pattern solved, 0 for none.
     """
 
     reads = ("step", "data")
@@ -70,10 +75,10 @@ class Curriculum(Callback):
 
     def __init__(self, loss: str, *, threshold: float = 0.15, longest: int | None = None) -> None:
         self.loss, self.threshold, self.longest = loss, threshold, longest
-        self.progress = Progress()
+        self.length, self.solved = Length(), 0
         self._episodes: Episodes | None = None
         self._place: Place | None = None
-        self._loss, self._asked, self._windows = 0.0, 0.0, 0
+        self._loss, self._asked = 0.0, 0.0
 
     def on_fit_begin(self, trainer: Trainer, phase: Phase) -> None:
         """Let the data go on where the run was.
@@ -87,7 +92,7 @@ class Curriculum(Callback):
                 "`Curriculum` sets the length of `tasks.copy.stream.Episodes`, and the data "
                 f"{phase.split!r} is a `{type(data).__name__}`."
             )
-        data.length = self.progress.length
+        data.length = self.length
         if self._place is not None:
             data.place, self._place = self._place, None
         self._episodes = data
@@ -99,37 +104,37 @@ class Curriculum(Callback):
         state, task = trainer.step, self._episodes.task
         self._loss += state[self.loss].item() * state["steps"]
         self._asked += state["asked"].sum().item()
-        self._windows += 1
         if not state["done"]:
             return
-        error = task.error(self._loss / self._asked)
-        self.progress.record(task, error, self._windows, threshold=self.threshold)
-        self._episodes.length = self.progress.length
-        self._loss, self._asked, self._windows = 0.0, 0.0, 0
-        if self.longest is not None and self.progress.length.pattern > self.longest:
+        if task.error(self._loss / self._asked) < self.threshold:
+            self.solved, self.length = self.length.pattern, task.longer(self.length)
+            self._episodes.length = self.length
+        self._loss, self._asked = 0.0, 0.0
+        if self.longest is not None and self.length.pattern > self.longest:
             trainer.cancel(f"patterns up to {self.longest} are solved")
 
     def on_log(self, trainer: Trainer, phase: Phase) -> None:
         """Report the lengths."""
-        trainer.record.scalar("train/length", self.progress.length.pattern)
-        trainer.record.scalar("train/solved", self.progress.longest.pattern)
+        trainer.record.scalar("train/length", self.length.pattern)
+        trainer.record.scalar("train/solved", self.solved)
 
     def state_dict(self) -> dict[str, Any]:
-        """The lengths solved, the episode under way and where it began."""
+        """The length worked at, the longest solved, the episode under way and where it began."""
         place = self._place
         if place is None and self._episodes is not None:
             place = self._episodes.place
         return {
-            "progress": self.progress.state(),
+            "length": asdict(self.length),
+            "solved": self.solved,
             "place": None if place is None else place.saved(),
-            "under_way": [self._loss, self._asked, self._windows],
+            "under_way": [self._loss, self._asked],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self.progress = Progress.from_state(state["progress"])
+        self.length, self.solved = Length(**state["length"]), state["solved"]
         self._place = None if state["place"] is None else Place.loaded(state["place"])
-        self._loss, self._asked, self._windows = state["under_way"]
+        self._loss, self._asked = state["under_way"]
 
 
 class Lengths(Evaluator):
@@ -155,5 +160,5 @@ class Lengths(Evaluator):
     def result(self, trainer: Trainer) -> dict[str, float]:
         """The errors, and the longest pattern solved in training."""
         curriculum: Curriculum | None = trainer.callbacks.find(Curriculum)
-        solved = {} if curriculum is None else {"solved": curriculum.progress.longest.pattern}
+        solved = {} if curriculum is None else {"solved": curriculum.solved}
         return {**solved, **self._errors}

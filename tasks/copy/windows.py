@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from episodes import Episode
-
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
@@ -32,12 +30,16 @@ class Window:
 
 
 def cut(
-    episode: Episode, size: int | None, *, offset: int = 0, foresight: int = 0
+    episode: tuple[Tensor, Tensor, Tensor],
+    size: int | None,
+    *,
+    offset: int = 0,
+    foresight: int = 0,
 ) -> Iterator[Window]:
     """Cut an episode into windows.
 
     Args:
-        episode: What to cut.
+        episode: An `Episode`: inputs, targets, and which steps are asked for.
         size: Steps of a window; None for the whole episode at once.
         offset: Steps by which the first window is shorter.
         foresight: Number of steps after a window whose answers `Window.due` tells.
@@ -48,15 +50,16 @@ def cut(
         >>> [len(window.inputs) for window in cut(episode, 4, offset=1)]
         [3, 4, 1]
     """
-    steps = len(episode.inputs)
+    inputs, targets, asked = episode
+    steps = len(inputs)
     start, end = 0, steps if size is None else size - offset
     while start < steps:
         end = min(end, steps)
         yield Window(
-            inputs=episode.inputs[start:end],
-            targets=episode.targets[start:end],
-            asked=episode.asked[start:end],
-            due=answers_due(episode, end, foresight) if foresight else None,
+            inputs=inputs[start:end],
+            targets=targets[start:end],
+            asked=asked[start:end],
+            due=answers_due(targets, asked, end, foresight) if foresight else None,
             is_last=end == steps,
         )
         start, end = end, end + (size or steps)
@@ -67,20 +70,21 @@ def due_size(outputs: int, foresight: int) -> int:
     return (outputs + 1) * foresight
 
 
-def answers_due(episode: Episode, step: int, count: int) -> Tensor:
+def answers_due(targets: Tensor, asked: Tensor, step: int, count: int) -> Tensor:
     """The answers of the steps from `step` on: twice the target less one, and whether it is asked.
 
     Steps that are not asked for and those after the end are zeros.
 
     Args:
-        episode: The episode.
+        targets: Of an episode. Shape ``[T, B, outputs]``.
+        asked: Of which steps it asks for an answer. Shape ``[T]``.
         step: The first of the steps.
         count: How many.
 
     Returns:
         Shape ``[B, (outputs + 1) * count]``.
     """
-    targets, asked = episode.targets[step : step + count], episode.asked[step : step + count]
+    targets, asked = targets[step : step + count], asked[step : step + count]
     signed = (2 * targets - 1) * asked[:, None, None]
     marks = asked[:, None, None].expand(-1, targets.shape[1], 1)
     features = F.pad(torch.cat([signed, marks], 2), (0, 0, 0, 0, 0, count - len(asked)))

@@ -23,7 +23,18 @@ from model import CELLS
 
 METHODS = ("bptt", "dni", "dni+aux")
 _AUXILIARY = 1.0
-_DNI_FLAGS = ("scale", "dni_network", "dni_layers", "hidden_size", "dni_lr", "ahead", "warmup")
+_DNI_FLAGS = (
+    "scale",
+    "dni_network",
+    "dni_layers",
+    "hidden_size",
+    "dni_lr",
+    "ahead",
+    "behind",
+    "warmup",
+)
+# What a synthesizer that is fitted, not stepped, does not have.
+_STEPPED_FLAGS = ("dni_layers", "hidden_size", "dni_lr")
 # What a run may change when it goes on from a checkpoint.
 _FREE = {"data", "device", "save", "resume", "output", "max_steps", "patience"}
 
@@ -103,6 +114,12 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
         metavar="K",
         help="symbols after the window that it sees, the network does not "
         f"(default: {given.ahead})",
+    )
+    add(
+        "--behind",
+        type=not_negative,
+        metavar="K",
+        help=f"last symbols of the window that it sees too (default: {given.behind})",
     )
     add(
         "--warmup",
@@ -237,8 +254,16 @@ def parse(
             "dni_layers": given.layers,
             "dni_lr": given.lr,
             "ahead": given.ahead,
+            "behind": given.behind,
             "warmup": given.warmup,
         }
+        if options.dni_network == "least_squares":
+            for name in _STEPPED_FLAGS:
+                if getattr(options, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    parser.error(f"{flag} has no meaning for least_squares; leave it out")
+        if options.behind is not None and options.behind > options.window:
+            parser.error(f"--behind {options.behind} is more than --window {options.window}")
         for name, value in defaults.items():
             if getattr(options, name) is None:
                 setattr(options, name, value)
@@ -262,6 +287,7 @@ def synthesis(options: argparse.Namespace) -> Synthesis | None:
         scale=options.scale,
         auxiliary=_AUXILIARY if options.method == "dni+aux" else 0.0,
         ahead=options.ahead,
+        behind=options.behind,
         warmup=options.warmup,
     )
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data import Vocabulary
 from dni.errors import CheckpointError
 from dni.scripts import check_flags, load_state, random_state, save_state
 from model import LanguageModel
-from vocabulary import Vocabulary
 
 _KIND = {"format": "word_language_model", "version": 1}
 _KEYS = ("arguments", "vocabulary", "model", "learner", "schedule", "progress", "rng")

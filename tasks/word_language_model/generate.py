@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from checkpoint import best_model, read_checkpoint
+from data import END, UNKNOWN, Vocabulary
 from dni.errors import CheckpointError
 from dni.scripts import above_zero, not_negative, positive
 from model import LanguageModel
-from vocabulary import END, UNKNOWN, Vocabulary
 
 _BYTES = 96  # of a symbol while it is kept: its number, its place in a list and its text
 _MIB = 2**20

@@ -24,10 +24,11 @@ class Synthesis:
         network: Kind of synthesizer.
         layers: Its hidden layers.
         hidden_size: Units of each; ``None`` for the size of the state.
-        lr: Learning rate of Adam for it.
+        lr: Learning rate of Adam for it; of no use to ``"least_squares"``, which has none.
         scale: Factor on its gradient, beside the one for its noise.
         auxiliary: Weight of the auxiliary task.
         ahead: Number of symbols after the window that it sees.
+        behind: Number of the window's last symbols that it sees.
         warmup: Updates during which it learns and its gradient is not used.
     """
 
@@ -38,7 +39,13 @@ class Synthesis:
     scale: float = 1.0
     auxiliary: float = 0.0
     ahead: int = 0
+    behind: int = 0
     warmup: int = 500
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it is fitted and not stepped, so that it has no layers and no rate."""
+        return self.network == "least_squares"
 
 
 class Learner:
@@ -70,12 +77,13 @@ class Learner:
         symbols, embedding = model.embedding.weight.shape
         self._width = symbols if symbols <= _FEW else embedding
         if synthesis is not None:
-            features = synthesis.ahead * self._width
+            features = (synthesis.ahead + synthesis.behind) * self._width
             self.net = TemporalDNI(
                 model.rnn,
                 synthesis.network,
-                {"num_layers": synthesis.layers},
-                grad_lr=synthesis.lr,
+                {} if synthesis.is_fitted else {"num_layers": synthesis.layers},
+                grad_optim="sgd" if synthesis.is_fitted else "adam",
+                grad_lr=1.0 if synthesis.is_fitted else synthesis.lr,
                 hidden_size=synthesis.hidden_size,
                 scale=synthesis.scale,
                 auxiliary=synthesis.auxiliary,
@@ -118,8 +126,11 @@ class Learner:
         is_warm = self.updates >= self.synthesis.warmup
         net.scale = self.synthesis.scale * _trust(net) if is_warm else 0.0
         context = None
-        if self.synthesis.ahead:
-            context = self._sight(window.ahead).transpose(0, 1).flatten(1)
+        if self.synthesis.ahead or self.synthesis.behind:
+            steps = len(window.inputs)
+            behind = window.inputs[steps - self.synthesis.behind :]
+            seen = self._sight(torch.cat((behind, window.ahead)))
+            context = seen.transpose(0, 1).flatten(1)
         output, state = net(features, self.state, context=context)
         if window.is_last:
             net.end_episode()
@@ -143,8 +154,10 @@ class Learner:
         self._windows = 0
 
     def _set_rates(self, factor: float) -> None:
-        optimizers = [self.optimizer, getattr(self.net, "synthesizer_optimizer", None)]
-        for optimizer, rate in zip(optimizers, self._rates, strict=True):
+        optimizers: list[Any] = [self.optimizer]
+        if self.synthesis is not None and not self.synthesis.is_fitted:
+            optimizers.append(getattr(self.net, "synthesizer_optimizer", None))
+        for optimizer, rate in zip(optimizers, self._rates, strict=False):
             for group in optimizer.param_groups if optimizer is not None else []:
                 group["lr"] = rate * factor
 
