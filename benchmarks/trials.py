@@ -42,8 +42,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
 }
 MAPS: dict[str, dict[str, Any]] = {
     "linear": {"dni_network": "conv2d"},
-    # Sees the paper's maps as they are, and what BatchNorm above does not notice is left out.
-    "critic": {"num_layers": 0, "pool_size": 14, "before_norm": True},
+    "critic": {"num_layers": 0, "pool_size": 14},  # sees the paper's maps as they are
 }
 """What replaces this where the hidden layers are convolutions."""
 SYNTHESIS[SOBOLEV] = SYNTHESIS[CRITIC] | {"sobolev": 1.0}
