@@ -81,9 +81,9 @@ class CriticDNI(DNINetwork):
             more the better the critic of a convolution, up to the size of the map, and the dearer.
         sobolev: Weight :math:`\sigma` of the local loss itself in the training of the critic; 0
             matches gradients alone.
-        before_norm: Whether what follows the site normalises over the batch. It needs more than
-            one position. On MNIST it helped two convolutions at both sites, the second of which
-            a linear output layer follows.
+        before_norm: Whether what follows the site normalises over the batch; it needs more than
+            one position. Not for the last site, whose scale the loss does notice. What it gains
+            differs from seed to seed (docs/choosing.md).
 
     Shapes:
         ``input`` ``[*, input_size]`` and ``context`` ``[*, context_size]`` -> gradient
