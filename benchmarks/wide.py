@@ -30,7 +30,7 @@ from trials import (
 from workloads import WORKLOADS, backprop
 
 WORKLOAD, LAYERS, UNITS = WORKLOADS["fcn-6-wide"], 6, 1024
-EVERY = {"critic": 1, "critic, every 2nd": 2, "critic, every 4th": 4}
+EVERY = {"linear critic": 1, "linear critic, every 2nd": 2, "linear critic, every 4th": 4}
 """Updates of the network for one of the critics."""
 METHODS = [BACKPROP, *EVERY]
 COLOURS = dict(zip(METHODS, ["#000000", "#d55e00", "#e69f00", "#009e73"], strict=True))

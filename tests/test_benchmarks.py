@@ -238,9 +238,13 @@ def test_wide_has_errors_beside_the_times_of_a_step(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     done = run("wide.py", "--output", page, "--data-dir", tmp_path)
     assert done.returncode == 0, done.stderr
-    backprop, *critics = cells(page, "backprop") + cells(page, "critic")
+    backprop, *critics = cells(page, "backprop") + cells(page, "linear critic")
     assert backprop[3:] == ["", ""]
-    assert [row[0] for row in critics] == ["critic", "critic, every 2nd", "critic, every 4th"]
+    assert [row[0].removeprefix("linear critic") for row in critics] == [
+        "",
+        ", every 2nd",
+        ", every 4th",
+    ]
     for row in critics:
         assert 0 < float(row[1].split()[0]) < 100
         assert all(float(ratio.split()[0]) > 0 for ratio in row[3:])
