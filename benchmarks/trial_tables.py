@@ -204,6 +204,8 @@ def write_page(
     used = [method for method in synthesis if any(run.row.startswith(method) for run in runs)]
     lines = "\n".join(f"- {method}: `{synthesis[method]}`" for method in used)
     content = [paragraphs[0], f"![{title}]({picture.name})", *paragraphs[1:]]
-    write_report(options.output, title, [*content, f"Synthesizers:\n\n{lines}"], facts)
+    if lines:
+        content.append(f"Synthesizers:\n\n{lines}")
+    write_report(options.output, title, content, facts)
     figure.savefig(picture, dpi=150)
     plt.close(figure)
