@@ -58,7 +58,7 @@ def check_arguments(
     dni_params: object,
     unlock: str,
     update_probability: object,
-    train_every: object = 1,
+    train_every: object,
     **positive: float | None,
 ) -> None:
     """Refuse values that cannot work, all of them in one message.

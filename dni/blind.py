@@ -17,7 +17,8 @@ class BlindBoundary(torch.autograd.Function):
 
     What is handed on needs no gradient, so the module above never computes the one with respect
     to its input, a third of the products of a layer's step. Whatever gradient reaches the thread,
-    the synthetic gradient is propagated into the site.
+    the synthetic gradient is propagated into the site; there is no other, so also once the wrapper
+    has been detached.
     """
 
     @staticmethod

@@ -114,12 +114,13 @@ class Crossing:
     def _end_blind(self, output: Any) -> Any:
         """Tie the output of a blind pass to its sites, or see what the output of another is."""
         record, updates = self.updates.passes.current, self.updates
+        interfaces = self.interfaces.values()  # none where every site is frozen
         assert record is not None
         if not record.is_blind:
             if updates.train_every > 1:
                 self._threads.look_at(output)
-        elif self._threads.ends or self._is_unlocked():
-            return self._threads.tie(output, self.interfaces.values()[0].meter)
+        elif interfaces and (self._threads.ends or self._is_unlocked()):
+            return self._threads.tie(output, interfaces[0].meter)
         return output
 
     def _is_active(self) -> bool:

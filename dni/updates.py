@@ -49,7 +49,7 @@ class Updates:
         is_automatic: Whether the end of a backward pass makes an update by itself.
         clip: Largest norm of the gradients of the network, and of all synthesizers.
         trains_synthesizers: Whether synthesizers are updated.
-        train_every: In which updates: the first, and every so many after it.
+        train_every: In which updates: the first two, and every so many after the second.
         grad_scaler: The scaler of the loss, if there is one.
         is_unlocked: Whether sites at λ = 0 are crossed with update unlocking.
         activations: The networks that predict activations, if it is forward unlocking.
@@ -77,7 +77,7 @@ class Updates:
         is_unlocked: bool,
         activations: Activations | None,
         draw: Draw,
-        train_every: int = 1,
+        train_every: int,
     ) -> None:
         self.network = network
         self.interfaces = interfaces

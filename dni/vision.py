@@ -6,7 +6,7 @@ import importlib
 import sys
 from types import ModuleType
 
-import torch
+from torch import library
 
 # What torchvision's compiled part declares and its Python part refers to at import time.
 _SCHEMAS = (
@@ -16,7 +16,7 @@ _SCHEMAS = (
 _SYMPTOM = "operator torchvision::nms does not exist"
 
 # torch takes a library's declarations back when its object dies: this one stays with the module.
-_declarations: torch.library.Library | None = None
+_declarations: library.Library | None = None
 
 
 def import_torchvision() -> ModuleType:
@@ -70,6 +70,6 @@ def _forget_half_imported() -> None:
 def _declare_operators() -> None:
     global _declarations
     # A fragment, because several libraries may then declare operators of the same namespace.
-    _declarations = torch.library.Library("torchvision", "FRAGMENT")
+    _declarations = library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS:
         _declarations.define(schema)

@@ -75,11 +75,13 @@ class DNI(BaseWrapper):
             both; drawn for each site and step from torch's generator. The gradients of a site
             that does not learn are cleared when backward ends; parameters outside all sites
             always learn. 1 is every step.
-        train_every: Synthesizers learn in the first update and in every so many after it. Where
-            λ is 0 nobody needs the true gradient in the others, so it is not computed: a layer
-            then saves the gradient with respect to its input, a third of its products. Wide
-            layers train faster than by backpropagation; synthesizers follow the network more
-            slowly. `statistics` are of the updates in which synthesizers learn.
+        train_every: Synthesizers learn in the first two updates (the first shows the scale of the
+            gradients alone) and in every so many after the second. Where λ is 0 nobody needs the
+            true gradient in the others, so it is not computed: a layer then saves the gradient
+            with respect to its input, a third of its products. A step of wide layers becomes as
+            fast as backpropagation's or faster, but synthesizers follow the network more slowly,
+            which costs accuracy (docs/choosing.md). `statistics` are of the updates in which
+            synthesizers learn.
         unlock: ``"update"``: while λ is 0 a site learns during the forward pass, as soon as its
             output is there, and its activations are freed; the memory for them then does not
             grow with depth. λ must be 0, or a function that becomes 0 (a warm-up). A forward
