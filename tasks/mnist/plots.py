@@ -73,7 +73,8 @@ def _draw_cosines(axes: Axes, runs: Mapping[str, History]) -> None:
     axes.set_ylim(top=1.02)
     axes.axhline(0, color="grey", linewidth=0.8)
     if len(sites) * len(runs) <= 12:
-        axes.legend(fontsize="small", loc="best")
+        # Below: nine curves leave no corner free.
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     _dress(axes, "cosine of synthetic and true gradient")
 
 
