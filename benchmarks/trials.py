@@ -36,7 +36,7 @@ COLOURS = dict(zip(METHODS, _COLOURS, strict=True))
 
 # One choice each for all data and all depths; λ = 0, so no true gradient crosses an interface.
 SYNTHESIS: dict[str, dict[str, Any]] = {
-    PLAIN: {"dni_network": "linear", "num_layers": 1, "grad_lr": 1e-3},
+    PLAIN: {"dni_network": "linear", "num_layers": 0, "grad_lr": 1e-2},
     LABELS: {"dni_network": "linear", "num_layers": 0, "grad_lr": 1e-2},
     CRITIC: {"dni_network": "critic", "num_layers": 1, "hidden_size": 32, "grad_lr": 3e-3},
 }
