@@ -132,7 +132,8 @@ def waiting(trained: nn.Module) -> Callable[[], Iterator[Tensor]]:
 
     def held() -> Iterator[Tensor]:
         for handover in [*unlock._waiting.values()] if unlock else []:
-            leaves = tree_leaves([*vars(handover.foresight).values()])
+            kept = [] if handover.foresight is None else [*vars(handover.foresight).values()]
+            leaves = tree_leaves([handover.true, *kept])
             yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     return held

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from . import checkpoint
 from .errors import CheckpointError
-from .interface import Statistics
 from .interfaces import Interfaces
+from .metered import Statistics
 from .optimizers import ordered_like
 from .sites import SiteName
 from .updates import Updates

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -154,25 +156,60 @@ def meter_sums(prediction: Tensor, target: Tensor) -> Tensor:
         entries, and 1. Shape ``[5]``, single precision.
     """
     g, p = target.reshape(-1), prediction.reshape(-1)
-    entries = torch.full((), g.numel(), dtype=g.dtype, device=g.device)
-    sums = torch.stack((g.dot(g), p.dot(p), p.dot(g), entries, torch.ones_like(entries)))
-    return sums.to(torch.float32).mul_(METER_UNIT)
+    return packed_sums(number(g.dot(g)), number(p.dot(p)), number(p.dot(g)), g.numel())
+
+
+def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor:
+    """The entries of a meter's gradient.
+
+    Args:
+        true: Sum of squares of the true gradient: a number, or a tensor of shape ``[]``, like the
+            next two.
+        predicted: Sum of squares of the prediction.
+        product: Sum of their product.
+        entries: Number of entries of each.
+
+    Returns:
+        See `meter_sums`.
+    """
+    values = [true, predicted, product, entries, 1]
+    if isinstance(true, Tensor):
+        sums = torch.stack([torch.as_tensor(value).to(true) for value in values])
+        return sums.to(torch.float32).mul_(METER_UNIT)
+    # Through numpy: `torch.tensor` takes as long for a list as a small product does.
+    return torch.from_numpy(numpy.array([value * METER_UNIT for value in values], numpy.float32))
+
+
+def number(tensor: Tensor) -> Any:
+    """A tensor of shape ``[]`` as a number, with which operations are faster than with a tensor.
+
+    It stays as it is where reading it means to wait for a device, or where no numbers are known
+    yet because a compiler reads the code.
+    """
+    return tensor.item() if tensor.is_cpu and not torch.compiler.is_compiling() else tensor
 
 
 class Cut(torch.autograd.Function):
-    """Hands an activation on without its graph; the gradient from above goes to a leaf.
+    """Hands an activation on without its graph; the gradient from above goes to `receive`.
 
-    The marker lives exactly as long as something can still send a gradient to the leaf.
+    The marker lives exactly as long as something can still send a gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, leaf: Tensor, activation: Tensor, marker: object) -> Tensor:  # noqa: D102
-        ctx.marker = marker
+    def forward(  # noqa: D102
+        ctx: Any,
+        anchor: Tensor,
+        activation: Tensor,
+        receive: Callable[[Tensor], None],
+        marker: object,
+    ) -> Tensor:
+        ctx.receive, ctx.marker = receive, marker
         return activation.clone()  # an in-place consumer must not reach what the synthesizer saw
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        return grads[0], None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:  # noqa: D102
+        ctx.receive(grads[0])
+        return None, None, None, None
 
 
 def propagate(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .boundary import METER_UNIT, MIXED, TRUE, Pass
+from .boundary import MIXED, TRUE, Pass, number, packed_sums
 from .synthesizers.critic import CriticDNI
 
 
@@ -45,12 +46,12 @@ class Response(NamedTuple):
         residual: :math:`R = \frac{e^\gamma}{N} \partial \ell / \partial z`; the synthetic
             gradient is :math:`R^T A`. Shape ``[C, N]``.
         output: Probabilities, or outputs under ``"mse"``. Shape ``[C, N]``.
-        factor: :math:`e^\gamma / N`. Shape ``[]``.
+        factor: :math:`e^\gamma / N`: a number, or a tensor of shape ``[]``.
     """
 
     residual: Tensor
     output: Tensor
-    factor: Tensor
+    factor: Any
 
 
 class Lesson(NamedTuple):
@@ -75,9 +76,12 @@ def respond(head: Head, positions: Tensor, target: Tensor) -> Response:
     Returns:
         The response, from which `synthetic` makes the gradient.
     """
-    factor = head.gain.exp() / len(positions)
+    gain = number(head.gain)
+    factor = (gain.exp() if isinstance(gain, Tensor) else math.exp(gain)) / len(positions)
     output = torch.addmm(head.bias.unsqueeze(1), head.weight, positions.t())
-    target = target.t().to(output.dtype)
+    target = target.t()
+    if target.dtype != output.dtype:
+        target = target.to(output.dtype)
     if head.criterion == "cross_entropy":
         output = output.softmax(0)
         residual = (output - target).mul_(factor)
@@ -127,36 +131,61 @@ def learn(
         The gradients, and ``[Σ G², Σ (S/ρ)², Σ G S/ρ, count, 1]`` in `METER_UNIT`.
     """
     weight, residual, output = head.weight, response.residual, response.output
-    step = (2 / len(true)) * inverse_scale * inverse_scale
-    across = weight @ true.t()
+    (targets, count), unit = output.shape, number(inverse_scale)
+    step = unit * unit * (2 / count)
     inner, gram = residual @ residual.t(), weight @ weight.t()
-    for_residual = torch.addmm(across, gram, residual, beta=-1).mul_(step)
+    across = weight @ true.t()
+    for_residual = _difference(across, gram, residual, step)
 
-    for_output = for_residual * response.factor
+    factor = response.factor
     if head.criterion == "cross_entropy":
-        for_output = output * (for_output - (output * for_output).sum(0))
+        weighted = output * for_residual
+        for_output = torch.addcmul(weighted, output, weighted.sum(0), value=-1)
+        for_output = for_output.mul_(factor)
     elif head.criterion == "mse":
-        for_output = for_output * (2 / len(output))
+        for_output = for_residual * (factor * 2 / targets)
     else:
-        for_output = for_output * (output * (1 - output) / len(output))
-
+        for_output = (for_residual * output * (1 - output)).mul_(factor / targets)
     if head.sobolev:
-        for_output = torch.addcmul(for_output, residual, (-head.gain).exp(), value=head.sobolev)
+        for_output += residual * (head.sobolev / (factor * count))
 
-    for_weight = torch.addmm(residual @ true, inner, weight, beta=-1).mul_(step)
+    for_weight = _difference(residual @ true, inner, weight, step)
     for_weight.addmm_(for_output, positions)
 
-    flat = true.reshape(-1)
-    predicted = inner.reshape(-1).dot(gram.reshape(-1)) * (inverse_scale * inverse_scale)
-    product = residual.reshape(-1).dot(across.reshape(-1)) * inverse_scale
-    entries = torch.full((), true.numel(), dtype=true.dtype, device=true.device)
-    sums = torch.stack((flat.dot(flat), predicted, product, entries, torch.ones_like(entries)))
-    return Lesson(
-        for_weight,
-        for_output.sum(1),
-        for_residual.reshape(-1).dot(residual.reshape(-1)),
-        sums.to(torch.float32).mul_(METER_UNIT),
-    )
+    flat, entries = true.reshape(-1), residual.view(-1)
+    predicted = number(inner.view(-1).dot(gram.view(-1))) * unit * unit
+    product = number(entries.dot(across.view(-1))) * unit
+    sums = packed_sums(number(flat.dot(flat)), predicted, product, true.numel())
+    return Lesson(for_weight, for_output.sum(1), for_residual.view(-1).dot(entries), sums)
+
+
+def _difference(minus: Tensor, left: Tensor, right: Tensor, factor: Any) -> Tensor:
+    """A matrix product less a matrix, times a factor."""
+    if isinstance(factor, Tensor):
+        return torch.addmm(minus, left, right, beta=-1).mul_(factor)
+    return torch.addmm(minus, left, right, beta=-factor, alpha=factor)
+
+
+class Crossing(NamedTuple):
+    """What a boundary has to know besides; one argument, for torch looks at each of them.
+
+    Attributes:
+        target: Target of the criterion at every position. Shape ``[N, C]``.
+        criterion: See `Head`, likewise the next.
+        sobolev: Weight of the local loss.
+        inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
+        mix: λ. Shape ``[]``.
+        mode: See `dni.boundary.propagate`.
+        record: The forward pass.
+    """
+
+    target: Tensor
+    criterion: str
+    sobolev: float
+    inverse_scale: Tensor
+    mix: Tensor
+    mode: int
+    record: Pass | None
 
 
 class ClosedBoundary(torch.autograd.Function):
@@ -174,54 +203,42 @@ class ClosedBoundary(torch.autograd.Function):
         bias: Tensor,
         gain: Tensor,
         meter: Tensor,
-        target: Tensor,
-        inverse_scale: Tensor,
-        mix: Tensor,
-        mode: int,
-        criterion: str,
-        sobolev: float,
-        record: Pass | None,
+        crossing: Crossing,
     ) -> Tensor:
-        head = Head(weight, bias, gain, criterion, sobolev)
-        features = weight.shape[1]
-        response = respond(head, activation.reshape(-1, features), target)
-        ctx.save_for_backward(activation)
         # Not saved, see `Boundary`: an update in place is no reason to refuse a second pass.
-        ctx.head = head.detached()
-        ctx.response = response
-        ctx.units = inverse_scale, mix
-        ctx.mode, ctx.record = mode, record
+        ctx.head = head = Head(weight, bias, gain, crossing.criterion, crossing.sobolev).detached()
+        ctx.response = respond(head, rows(activation), crossing.target)
+        ctx.crossing = crossing
+        ctx.save_for_backward(activation)
         return activation.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         (true,) = grads
-        rest: tuple[None, ...] = (None,) * 7
-        if ctx.record is not None:
-            if ctx.record.is_inert:
-                return true, None, None, None, None, *rest
-            ctx.record.is_returned = True
+        crossing: Crossing = ctx.crossing
+        if crossing.record is not None:
+            if crossing.record.is_inert:
+                return true, None, None, None, None, None
+            crossing.record.is_returned = True
         (activation,) = ctx.saved_tensors
         head, response = ctx.head, ctx.response
-        inverse_scale, mix = ctx.units
 
-        if ctx.mode == TRUE:
+        if crossing.mode == TRUE:
             mixed = true
         else:
-            mixed = synthetic(head, response, inverse_scale).view_as(true)
-            if ctx.mode == MIXED:
-                mixed = mixed.lerp(true, mix.to(true.dtype))
+            mixed = synthetic(head, response, crossing.inverse_scale).view(true.shape)
+            if crossing.mode == MIXED:
+                mixed = mixed.lerp(true, crossing.mix.to(true.dtype))
 
-        if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[4]):
-            return mixed, None, None, None, None, *rest
-        features = head.weight.shape[1]
-        positions = activation.detach().reshape(-1, features)
-        lesson = learn(
-            head, response, positions, true.detach().reshape(-1, features), inverse_scale
-        )
-        if not ctx.needs_input_grad[1]:
-            return mixed, None, None, None, lesson.sums, *rest
-        return mixed, *lesson, *rest
+        _, _, trains, _, is_heard, _ = ctx.needs_input_grad
+        if not (trains or is_heard):
+            return mixed, None, None, None, None, None
+        if torch.is_grad_enabled():  # a penalty on gradients is not to train what propagated them
+            activation, true = activation.detach(), true.detach()
+        lesson = learn(head, response, rows(activation), rows(true), crossing.inverse_scale)
+        if not trains:
+            return mixed, None, None, None, lesson.sums, None
+        return mixed, *lesson, None
 
 
 def cross_closed(
@@ -241,8 +258,8 @@ def cross_closed(
         activation: Output of the site. Shape ``[*, D]``.
         head: The critic's head; with constants it does not learn.
         meter: Leaf whose gradient will carry the statistics. Shape ``[5]``.
-        target: Target of the criterion at every position. Shape ``[N, C]``.
-        inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
+        target: See `Crossing`, likewise what follows. Shape ``[N, C]``.
+        inverse_scale: 1 / ρ. Shape ``[]``.
         mix: λ. Shape ``[]``.
         mode: See `dni.boundary.propagate`.
         record: The forward pass this boundary belongs to.
@@ -250,22 +267,16 @@ def cross_closed(
     Returns:
         A copy of the activation. Shape ``[*, D]``.
     """
-    weight, bias, gain = head.parameters()
+    crossing = Crossing(target, head.criterion, head.sobolev, inverse_scale, mix, mode, record)
     out: Tensor = ClosedBoundary.apply(  # type: ignore[no-untyped-call]
-        activation,
-        weight,
-        bias,
-        gain,
-        meter,
-        target,
-        inverse_scale,
-        mix,
-        mode,
-        head.criterion,
-        head.sobolev,
-        record,
+        activation, *head.parameters(), meter, crossing
     )
     return out
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """The positions of an activation or a gradient ``[*, D]``. Shape ``[N, D]``."""
+    return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
 def head_of(synthesizer: torch.nn.Module) -> Head | None:
@@ -286,12 +297,10 @@ def head_of(synthesizer: torch.nn.Module) -> Head | None:
     if synthesizer.before_norm:
         return None
     first = synthesizer.first
-    if synthesizer._forward_hooks or synthesizer._forward_pre_hooks:
+    for module in (synthesizer, first):
+        if module._forward_hooks or module._forward_pre_hooks:
+            return None
+    weight = first.weight
+    if weight.dtype not in (torch.float32, torch.float64):
         return None
-    if first._forward_hooks or first._forward_pre_hooks:
-        return None
-    if first.weight.dtype not in (torch.float32, torch.float64):
-        return None
-    return Head(
-        first.weight, first.bias, synthesizer.gain, synthesizer.criterion, synthesizer.sobolev
-    )
+    return Head(weight, first.bias, synthesizer.gain, synthesizer.criterion, synthesizer.sobolev)

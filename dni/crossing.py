@@ -96,6 +96,7 @@ class Crossing:
             else:
                 output = network(*args, **kwargs)
             if is_new:
+                self.updates.step_waiting()
                 output = self._end_blind(output)
         if is_new and not self._has_run:
             self._has_run = True
@@ -222,14 +223,16 @@ class Crossing:
         if isinstance(module, nn.RNNBase):
             carriers = carriers[:1]  # the state after the last step belongs to temporal interfaces
         context = self._context_at(site)
+        is_unlocked = self._is_unlocked()
         crossing = []
         for number, index in enumerate(carriers):
             if leaves[index].requires_grad:
                 name = self.interfaces.name_of(site, number) if number else site
                 self._prepare(name, site, module, leaves[index])
-                self._prepare_ahead(name, leaves[index])
+                if is_unlocked:
+                    self._prepare_ahead(name, leaves[index])
                 crossing.append((name, index))
-        if self._is_unlocked():
+        if is_unlocked:
             self._cross_unlocked(module, leaves, crossing, context)
         else:
             for name, index in crossing:
@@ -259,10 +262,8 @@ class Crossing:
     def _prepare_ahead(self, name: SiteName, output: Tensor) -> None:
         """Have the network that predicts the activation, under forward unlocking."""
         unlock = self.updates.unlock
-        if (
-            isinstance(unlock, ForwardUnlock)
-            and self._is_unlocked()
-            and unlock.prepare(name, self.interfaces[name], output)
+        if isinstance(unlock, ForwardUnlock) and unlock.prepare(
+            name, self.interfaces[name], output
         ):
             self.updates.adopt_activation(name)
 
@@ -305,7 +306,7 @@ class Crossing:
         copies = self.updates.unlock.cross(
             outputs, context, train=self.updates.learns, is_blind=self.updates.passes.is_blind()
         )
-        self.updates.step_module(module)
+        self.updates.step_early(module)
         handed_on = dict(zip((index for _, index in crossing), copies, strict=True))
         for index, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):

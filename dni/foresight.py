@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .boundary import meter_sums, regression_gradient
-from .closed_form import Head, learn, respond, synthetic
+from .closed_form import Head, learn, respond, rows, synthetic
 
 
 class Foresight(Protocol):
@@ -64,12 +64,16 @@ class Closed:
         activation: What it saw. Shape ``[*, D]``.
         target: Target of the criterion. Shape ``[N, C]``.
         train: Whether the head learns.
+        is_heard: Whether somebody listens to the parameters' gradients.
     """
 
-    def __init__(self, head: Head, activation: Tensor, target: Tensor, *, train: bool) -> None:
+    def __init__(
+        self, head: Head, activation: Tensor, target: Tensor, *, train: bool, is_heard: bool
+    ) -> None:
         self._live, self._head = head, head.detached()
+        self._is_heard = is_heard
         self._shape = activation.shape
-        self._positions = activation.reshape(-1, activation.shape[-1])
+        self._positions = rows(activation)
         self._response = respond(self._head, self._positions, target)
         self._train = train
 
@@ -77,11 +81,13 @@ class Closed:
         return synthetic(self._head, self._response, scale).view(self._shape)
 
     def learn(self, true: Tensor, inverse_scale: Tensor, features: int) -> Tensor:  # noqa: D102
-        flat = true.reshape(-1, features)
-        lesson = learn(self._head, self._response, self._positions, flat, inverse_scale)
+        lesson = learn(self._head, self._response, self._positions, rows(true), inverse_scale)
         if self._train:
-            # Through autograd, so that whoever listens to the parameters hears of it.
             grads = zip(self._live.parameters(), lesson[:-1], strict=True)
             learners = [(p, grad) for p, grad in grads if p.requires_grad]
-            torch.autograd.backward([p for p, _ in learners], [grad for _, grad in learners])
+            if self._is_heard:
+                torch.autograd.backward([p for p, _ in learners], [grad for _, grad in learners])
+            else:
+                for p, grad in learners:
+                    p.grad = grad if p.grad is None else p.grad + grad
         return lesson.sums

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .boundary import METER_ENTRIES, MIXED, SYNTHETIC, TRUE, Pass, propagate
-from .closed_form import Head, cross_closed, head_of
+from .boundary import MIXED, SYNTHETIC, TRUE, Pass, propagate
+from .closed_form import Head, cross_closed, head_of, rows
 from .context import aligned, conditioned
 from .errors import ConfigError, DNIError, ShapeError, SiteError, named
 from .foresight import Closed, Foresight, Predicted
+from .metered import Metered
 from .synthesizers.base import DNINetwork
 from .synthesizers.choose import Layout, takes_context
 from .synthesizers.recurrent import RNNDNI
 
 
-class Statistics(TypedDict):
-    """How well one synthesizer predicts, over the last fifty or so updates.
-
-    Attributes:
-        cosine: Cosine similarity of synthetic and true gradient, from -1 to 1.
-        relative_error: Norm of their difference over the norm of the true gradient.
-        true_norm: Euclidean norm of the true gradient of a whole batch.
-        synthetic_norm: Euclidean norm of the synthetic gradient of a whole batch.
-        scale: Running root mean square of an entry of the true gradient.
-    """
-
-    cosine: float
-    relative_error: float
-    true_norm: float
-    synthetic_norm: float
-    scale: float
-
-
-class Interface(nn.Module):
+class Interface(Metered):
     r"""Predicts the gradient of an activation and passes the activation through a boundary.
 
     The target of the regression is the true gradient in units of :math:`\rho`, its running root
@@ -62,10 +44,6 @@ class Interface(nn.Module):
         ConfigError: The synthesizer does not take these arguments or cannot serve this layout.
     """
 
-    meter: nn.Parameter
-    running: Tensor
-    scale: Tensor
-    inverse_scale: Tensor
     mix: Tensor
 
     def __init__(
@@ -80,12 +58,11 @@ class Interface(nn.Module):
         scale_targets: bool = True,
         is_per_step: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(scale_targets=scale_targets)
         self.site = site
         self.is_per_step = is_per_step
         self.layout = layout
         self.context_size = context_size
-        self.scale_targets = scale_targets
         self.wants_context = context_size is not None and takes_context(synthesizer)
         concatenated = 0 if context_size is None or self.wants_context else context_size
         if getattr(synthesizer, "maps_only", False) and not layout.maps:
@@ -106,15 +83,8 @@ class Interface(nn.Module):
                 f"output_size={features} and `dni_params` {options or {}}: {err}"
             ) from err
         self.synthesizer = built
-        # A parameter, so that DDP reduces its gradient with all others; its value is never read.
-        self.meter = nn.Parameter(torch.zeros(METER_ENTRIES, dtype=torch.float32))
-        start = 0.0 if scale_targets else 1.0
-        self.register_buffer("running", torch.zeros(METER_ENTRIES, dtype=torch.float32))
-        self.register_buffer("scale", torch.tensor(start, dtype=torch.float32))
-        self.register_buffer("inverse_scale", torch.tensor(start, dtype=torch.float32))
         self.register_buffer("mix", torch.ones((), dtype=torch.float32), persistent=False)
         self.mode = TRUE
-        self._heard: Tensor | None = None
         self._hidden: tuple[Callable[[], object], Any] | None = None
         self._place = self._placement()
 
@@ -217,7 +187,7 @@ class Interface(nn.Module):
         """The target of the criterion at every position. Shape ``[N, C]``."""
         batch_axis = self.layout.batch_axis
         fitting = aligned(context, activation.shape, site=self.site, batch_axis=batch_axis)
-        return fitting.reshape(-1, fitting.shape[-1])
+        return rows(fitting)
 
     def foresee(
         self,
@@ -247,7 +217,8 @@ class Interface(nn.Module):
         if head is not None:
             assert context is not None
             target = self._target(activation, context)
-            return Closed(head, activation, target, train=train)
+            is_heard = _in_ddp() or any(_is_heard(p) for p in head.parameters())
+            return Closed(head, activation, target, train=train, is_heard=is_heard)
         with torch.set_grad_enabled(train):
             prediction = self.predict(activation, context, record)
         return Predicted(prediction)
@@ -327,41 +298,6 @@ class Interface(nn.Module):
             )
         return prediction, hidden
 
-    def hear(self, sums: Tensor) -> None:
-        """Add to what the meter has gathered. Shape of ``sums``: ``[5]``."""
-        kept = self.heard()
-        self._heard = sums if kept is None else kept + sums
-
-    def keep_heard(self) -> None:
-        """Put aside what the meter has, where a user's ``zero_grad`` does not reach it."""
-        self._heard = self.heard()
-
-    def heard(self) -> Tensor | None:
-        """Take what the meter has gathered since the last call. Shape ``[5]``."""
-        meter, kept = self.meter, self._heard
-        grad, meter.grad = meter.grad, None
-        if kept is None:
-            return grad
-        self._heard = None
-        return kept if grad is None else kept + grad
-
-    def statistics(self) -> Statistics:
-        """Read the running statistics; waits for the device."""
-        true, synthetic, product, _, weight = self.running.tolist()
-        scale = float(self.scale)
-        if not true:
-            return Statistics(
-                cosine=0.0, relative_error=math.nan, true_norm=0.0, synthetic_norm=0.0, scale=scale
-            )
-        difference = max(true - 2 * product + synthetic, 0.0)
-        return Statistics(
-            cosine=product / math.sqrt(true * synthetic) if synthetic else 0.0,
-            relative_error=math.sqrt(difference / true),
-            true_norm=math.sqrt(true / weight),
-            synthetic_norm=math.sqrt(synthetic / weight),
-            scale=scale,
-        )
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_hidden": None}  # graphs are not copied
 
@@ -380,10 +316,17 @@ class Interface(nn.Module):
         """Nothing to take over: the wrapper made this interface from the same facts."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Interface:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # Sums of squares over a batch overflow half precision: these stay in single.
-        self.meter.data = self.meter.data.float()
-        for name in ("running", "scale", "inverse_scale", "mix"):
-            setattr(self, name, getattr(self, name).float())
+        super()._apply(fn, recurse)
+        self.mix = self.mix.float()
         self._place = self._placement()
         return self
+
+
+def _in_ddp() -> bool:
+    return nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None
+
+
+def _is_heard(parameter: Tensor) -> bool:
+    """Whether something waits for the gradient of a parameter, or computes the parameter."""
+    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    return bool(hooks) or type(parameter) is not nn.Parameter

@@ -17,6 +17,9 @@ TRUE, SYNTHETIC, PRODUCT, ENTRIES = range(4)
 SINGLE = torch.finfo(torch.float32)
 """Limits of the numbers in the table."""
 
+LARGEST = SINGLE.max
+"""The largest of them."""
+
 MEMORY = 0.98
 """Weight of the past in the running statistics: a memory of about fifty updates."""
 
@@ -50,8 +53,10 @@ class MeterTable:
         self._columns = running, scale, inverse_scale
         self._is_adaptive = torch.tensor([i.scale_targets for i in interfaces]).to(running.device)
         self._is_cpu = running.device.type == "cpu"
-        # Numpy shares the memory, and reads and writes a few numbers in a tenth of torch's time.
-        self._cells = [[t.numpy() for t in row] for row in self._rows] if self._is_cpu else []
+        # Views of the memory, which read and write a few numbers in a tenth of torch's time.
+        self._cells: list[list[Any]] = []
+        if self._is_cpu:
+            self._cells = [[t.numpy().data for t in row] for row in self._rows]
         self._nothing = torch.zeros_like(running[0])
 
     def is_current(self, interfaces: list[Interface]) -> bool:
@@ -83,15 +88,15 @@ class MeterTable:
         if heard is None:
             return True
         running, scale, inverse_scale = self._cells[row]
-        unit = scale.item()
-        true, synthetic, product, entries, calls = (sum / METER_UNIT for sum in heard.tolist())
+        unit = scale[()]
+        true, synthetic, product, entries, calls = [sum / METER_UNIT for sum in heard.tolist()]
         measured = true / loss**2, synthetic * unit**2, product * unit / loss, entries, calls
-        if not all(abs(value) <= SINGLE.max for value in measured):
+        if not sum(map(abs, measured)) <= LARGEST:
             return False
         if true > 0:
-            pairs = zip(running.tolist(), measured, strict=True)
-            running[:] = moved = [MEMORY * old + (1 - MEMORY) * new for old, new in pairs]
-            rms = math.sqrt(moved[TRUE] / moved[ENTRIES])
+            for column, new in enumerate(measured):
+                running[column] = MEMORY * running[column] + (1 - MEMORY) * new
+            rms = math.sqrt(running[TRUE] / running[ENTRIES])
             if rms > SINGLE.tiny and self._interfaces[row].scale_targets:
                 scale[()], inverse_scale[()] = rms, 1 / rms
         return True

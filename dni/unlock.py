@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 
 import torch
 from torch import Tensor
@@ -15,26 +14,24 @@ from .interface import Interface
 from .optimizers import BackwardEnd
 
 
-class _Marker:
-    """Lives as long as the graph behind a cut (see `Cut`)."""
-
-    __slots__ = ("__weakref__",)
-
-
 class Handover:
     """An activation that was handed on: what its synthesizer said, and where the answer arrives.
 
     Attributes:
         interface: The interface that was crossed.
-        foresight: What its synthesizer said.
-        leaf: Gathers the gradients that the consumers of the activation send back. It has the
-            activation's shape and the memory of one number.
+        foresight: What its synthesizer said; ``None`` once it has learned.
+        true: The sum of the gradients that the consumers of the activation have sent back.
     """
 
-    def __init__(self, interface: Interface, foresight: Foresight, activation: Tensor) -> None:
+    def __init__(self, interface: Interface, foresight: Foresight) -> None:
         self.interface = interface
-        self.foresight = foresight
-        self.leaf = activation.new_empty(()).expand(activation.shape).requires_grad_()
+        self.foresight: Foresight | None = foresight
+        self.true: Tensor | None = None
+
+    def receive(self, gradient: Tensor) -> None:
+        """Take what some consumers send back. Shape of the activation."""
+        gradient = gradient.detach()
+        self.true = gradient if self.true is None else self.true + gradient
 
     @torch.no_grad()
     def settle(self) -> bool:
@@ -43,23 +40,37 @@ class Handover:
         Returns:
             Whether any of them sent one.
         """
-        true, self.leaf.grad = self.leaf.grad, None
-        if true is None:
+        true, foresight = self.true, self.foresight
+        self.true = self.foresight = None  # a graph may keep this for longer
+        if true is None or foresight is None:
             return False
         interface = self.interface
         features, inverse_scale = interface.layout.features, interface.inverse_scale
-        interface.hear(self.foresight.learn(true, inverse_scale, features))
+        interface.hear(foresight.learn(true, inverse_scale, features))
         return True
+
+
+class _Marker:
+    """Says, when the graph behind a cut is gone, that no gradient can come from there any more."""
+
+    __slots__ = ("_answered", "_number")
+
+    def __init__(self, answered: list[int], number: int) -> None:
+        self._answered, self._number = answered, number
+
+    def __del__(self) -> None:
+        # Only noted here: this may run in the midst of a backward pass.
+        self._answered.append(self._number)
 
 
 class Unlock:
     """Crosses interfaces with update unlocking, for λ = 0.
 
     When a site has its output, the synthetic gradient is propagated into its module, and on to
-    the cut below, at once. The module is updated, its graph is freed, and a copy of the output
-    is handed on. A synthesizer learns as soon as nothing that was made from the copy can send a
-    gradient any more: in a chain, when the next site has been crossed; across a skip, when the
-    last consumer has been.
+    the cut below, at once. Its graph is freed, and a copy of the output is handed on; the module
+    is updated, a large one at once, small ones together (see `Updates.step_early`). A synthesizer
+    learns as soon as nothing that was made from the copy can send a gradient any more: in a
+    chain, when the next site has been crossed; across a skip, when the last consumer has been.
 
     Args:
         backward_end: Told to wait for the user's backward pass, and not for those made here.
@@ -67,6 +78,8 @@ class Unlock:
 
     def __init__(self, backward_end: BackwardEnd) -> None:
         self._backward_end = backward_end
+        self._anchor = torch.zeros((), requires_grad=True)  # a cut needs something that does
+        backward_end.listen(self._anchor)
         self._warned: set[str] = set()
         self._waiting: dict[int, Handover] = {}
         self._answered: list[int] = []
@@ -114,14 +127,11 @@ class Unlock:
         """A copy of an activation; the foresight, if there is one, waits for its answer."""
         if foresight is None:
             return activation.clone()
-        handover = Handover(interface, foresight, activation)
-        marker = _Marker()
+        handover = Handover(interface, foresight)
         self._number += 1
         self._waiting[self._number] = handover
-        # Only noted here: this may run in the midst of a backward pass.
-        weakref.finalize(marker, self._answered.append, self._number).atexit = False
-        self._backward_end.listen(handover.leaf)
-        copy: Tensor = Cut.apply(handover.leaf, activation, marker)  # type: ignore[no-untyped-call]
+        marker = _Marker(self._answered, self._number)
+        copy: Tensor = Cut.apply(self._anchor, activation, handover.receive, marker)  # type: ignore[no-untyped-call]
         return copy
 
     def settle(self, *, everything: bool = False) -> None:
@@ -133,7 +143,7 @@ class Unlock:
         numbers = [*self._answered]
         self._answered.clear()
         if everything:
-            answered = (n for n, h in self._waiting.items() if h.leaf.grad is not None)
+            answered = (n for n, h in self._waiting.items() if h.true is not None)
             numbers += [number for number in answered if number not in numbers]
         with self._backward_end.looking_away():
             for number in numbers:

@@ -32,6 +32,7 @@ ORDER = [
     "foresight",
     "blind",
     "context",
+    "metered",
     "interface",
     "meters",
     "sites",

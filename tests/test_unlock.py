@@ -618,6 +618,37 @@ def test_only_a_training_pass_moves_parameters_before_backward() -> None:
     assert not torch.equal(tensors(net)["network.3.weight"], before["network.3.weight"])
 
 
+@pytest.mark.parametrize(
+    ("clip", "early_bytes", "count"),
+    [(None, None, 2), (None, 1, 4), (1e9, None, 4)],
+    ids=["small ones together", "large ones each", "clipped each"],
+)
+def test_modules_step_during_the_forward_pass(
+    monkeypatch: pytest.MonkeyPatch, clip: float | None, early_bytes: int | None, count: int
+) -> None:
+    expected = wrap("blocks")
+    train(expected, batches(6))
+    if early_bytes is not None:
+        monkeypatch.setattr("dni.updates.EARLY_BYTES", early_bytes)
+    net, steps = wrap("blocks", clip=clip), []
+    net.optimizer.register_step_post_hook(lambda *_: steps.append(torch.is_grad_enabled()))
+    train(net, batches(6))
+    assert len(net.interfaces) == 3
+    assert len(steps) == 6 * count  # the last layer's waits for the backward pass
+    assert_same(tensors(net), tensors(expected), exact=True)
+
+
+def test_who_listens_to_a_synthesizer_hears_its_gradient() -> None:
+    net, plain = (wrap("blocks", dni_network="critic", context_size=CLASSES) for _ in range(2))
+    train(net, batches(2)), train(plain, batches(2))
+    heard: list[Tensor] = []
+    weight = net.interfaces.values()[0].synthesizer.get_parameter("first.weight")
+    weight.register_post_accumulate_grad_hook(lambda p: heard.append(p.grad.clone()))
+    train(net, batches(3)), train(plain, batches(3))
+    assert len(heard) == 3
+    assert_same(tensors(net), tensors(plain), exact=True)
+
+
 @pytest.mark.parametrize("name", ["chain", "residual", "recurrent", "now and then"])
 def test_a_saved_training_goes_on_bit_for_bit(name: str) -> None:
     net, resumed = wrap(name), wrap(name)

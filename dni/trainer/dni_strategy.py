@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
-from ..interface import Statistics
+from ..metered import Statistics
 from ..optimizers import parameters_of
 from ..wrapper import DNI
 from .blocks import blocks

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError, did_you_mean
-from ..interface import Statistics
+from ..metered import Statistics
 from ..optimizers import OPTIMIZERS
 from .optimization import Networks, make_scheduler
 from .registry import STRATEGIES, import_path

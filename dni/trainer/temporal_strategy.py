@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
-from ..interface import Statistics
+from ..metered import Statistics
 from ..seam import SITE
 from ..temporal import TemporalDNI
 from .backprop import Backprop

@@ -15,7 +15,7 @@ from ..registry import CALLBACKS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...interface import Statistics
+    from ...metered import Statistics
     from ..phases import Phase
     from ..trainer import Trainer
 
