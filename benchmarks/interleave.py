@@ -11,6 +11,9 @@ import torch
 
 Step = Callable[[], None]
 
+HEAP = 2**22
+"""Numbers in a block whose release makes glibc keep what is freed later."""
+
 
 class Spread(NamedTuple):
     """Median and quartiles of repeated measurements."""
@@ -51,6 +54,10 @@ def interleave(
         Under each name the seconds per step of its blocks, in the order of the repeats.
     """
     names = list(contenders)
+    # A program that has loaded data has freed megabytes at once, after which glibc keeps what is
+    # freed. Before, it gives some back in every step of whoever frees most at the end, and clears
+    # the pages again: a tenth of a small network's step.
+    torch.ones(HEAP)
     for step in contenders.values():
         _block(step, device, steps=3)
     wanted = block_seconds / _block(contenders[names[0]], device, steps=3)

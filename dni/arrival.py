@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from .boundary import METER_UNIT, Pass, meter_sums
+from .boundary import Pass, number, packed_sums
 from .states import Form
 
 
@@ -52,7 +51,8 @@ def arrived(arrival: Arrival, grads: Sequence[Tensor | None], like: Tensor) -> T
             some.new_zeros(shape) if grad is None else grad
             for grad, shape in zip(grads, arrival.form.shapes, strict=True)
         ]
-    return arrival.form.join(whole).detach()
+    rows = arrival.form.join(whole)
+    return rows.detach() if rows.requires_grad else rows
 
 
 def learn(
@@ -75,31 +75,13 @@ def learn(
         share = chosen.mean()
         true, prediction = true * chosen[:, None], prediction * chosen[:, None]
         square = None
-    sums = sums_of(prediction, true, square)
-    weight = 2.0 / len(true)
-    unit = number(arrival.inverse_scale, true.dtype) * -weight
+    g, p = true.reshape(-1), prediction.reshape(-1)
+    predicted = number(p.dot(p)) if square is None else square
+    sums = packed_sums(number(g.dot(g)), predicted, number(p.dot(g)), g.numel())
+    weight = 2.0 / true.shape[0]
+    unit = number(arrival.inverse_scale) * -weight
     gradient = (true * unit).add_(prediction, alpha=weight)
     if share is not None:
         sums[3:] *= share
-        gradient /= share.clamp(min=1 / len(true))
+        gradient /= share.clamp(min=1 / true.shape[0])
     return gradient, sums
-
-
-def sums_of(prediction: Tensor, true: Tensor, square: float | None = None) -> Tensor:
-    """See `dni.boundary.meter_sums`; on the CPU in Python's numbers, with half as many calls.
-
-    Example:
-        >>> sums_of(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])) / METER_UNIT
-        tensor([25.,  5., 11.,  2.,  1.])
-    """
-    if true.device.type != "cpu":
-        return meter_sums(prediction, true)
-    g, p = true.reshape(-1), prediction.reshape(-1)
-    square = p.dot(p).item() if square is None else square
-    sums = g.dot(g).item(), square, p.dot(g).item(), true.numel(), 1
-    return torch.tensor([METER_UNIT * sum for sum in sums])
-
-
-def number(tensor: Tensor, dtype: torch.dtype | None = None) -> Any:
-    """A tensor of shape ``[]`` as a number, or in this type if that means to wait for a device."""
-    return tensor.item() if tensor.device.type == "cpu" else tensor.to(dtype or tensor.dtype)

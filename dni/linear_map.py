@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .arrival import Arrival, arrived, learn
 from .states import Form  # noqa: F401 - for the example
@@ -31,12 +32,8 @@ class LinearMap(NamedTuple):
             >>> LinearMap(torch.ones(1, 2), torch.ones(1)).say(torch.tensor([[2.0, 3.0]]))
             tensor([[6.]])
         """
-        across = self.weight.detach().t()
-        return seen @ across if self.bias is None else self.bias.detach().addmm(seen, across)
-
-    def detached(self) -> LinearMap:
-        """The same map, which does not learn."""
-        return LinearMap(self.weight.detach(), None if self.bias is None else self.bias.detach())
+        bias = None if self.bias is None else self.bias.detach()
+        return functional.linear(seen, self.weight.detach(), bias)
 
 
 def is_linear(synthesizer: nn.Module) -> bool:
@@ -46,14 +43,15 @@ def is_linear(synthesizer: nn.Module) -> bool:
         >>> is_linear(LinearDNI(2, 0, 2, num_layers=0)), is_linear(LinearDNI(2, 4, 2))
         (True, False)
     """
-    return type(synthesizer) is LinearDNI and not synthesizer.hidden_layers._modules
+    # Past `Module.__getattr__`: in a window of a few steps that is time.
+    return type(synthesizer) is LinearDNI and not synthesizer._modules["hidden_layers"]._modules  # type: ignore[union-attr]
 
 
 def linear_map_of(synthesizer: nn.Module, like: Tensor) -> LinearMap | None:
     """The map that a synthesizer is; ``None`` where it has to be called.
 
-    That is where it is another one, where somebody listens to its calls, and where autocast or
-    half precision computes them otherwise.
+    That is where it is another one, where somebody listens to its calls or to the gradients of its
+    parameters, DDP say, and where autocast or half precision computes them otherwise.
 
     Args:
         synthesizer: The synthesizer.
@@ -73,7 +71,20 @@ def linear_map_of(synthesizer: nn.Module, like: Tensor) -> LinearMap | None:
     assert weight is not None
     if weight.dtype != like.dtype or weight.dtype not in (torch.float32, torch.float64):
         return None
-    return None if torch.is_autocast_enabled(like.device.type) else LinearMap(weight, bias)
+    if _is_awaited(weight) or (bias is not None and _is_awaited(bias)):
+        return None
+    if nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None:
+        return None
+    # Which device's autocast it is takes longer to tell than that there is none at all.
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(like.device.type):
+        return None
+    return LinearMap(weight, bias)
+
+
+def _is_awaited(parameter: Tensor) -> bool:
+    """Whether something waits for the gradient that a graph would bring to a parameter."""
+    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    return bool(hooks) or type(parameter) is not nn.Parameter
 
 
 def _is_heard(module: nn.Module) -> bool:
@@ -102,66 +113,77 @@ class Said(NamedTuple):
     square: float | None = None
 
 
-class LinearStart(torch.autograd.Function):
-    r"""What `dni.window.Start` computes, for a synthesizer that is one linear map.
+class LinearStart:
+    r"""What `dni.window.Start` does, for a synthesizer that is one linear map: without a graph.
 
-    With the gradient :math:`R` of the regression with respect to what it said, the backward pass
-    gives :math:`R^{\top} x` to the weight and :math:`\sum_n R_n` to the bias.
-    """
-
-    @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any,
-        weight: Tensor,
-        bias: Tensor | None,
-        meter: Tensor,
-        said: Said,
-        arrival: Arrival,
-        *state: Tensor,
-    ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.said, ctx.arrival = said, arrival
-        return tuple([t.clone() for t in state])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
-        _, seen, prediction, square = ctx.said
-        true = arrived(ctx.arrival, grads, prediction)
-        if true is None:
-            return None, None, None, None, None, *grads
-        residual, for_meter = learn(true, prediction, ctx.arrival, square)
-        for_weight = residual.t() @ seen if ctx.needs_input_grad[0] else None
-        for_bias = residual.sum(0) if ctx.needs_input_grad[1] else None
-        return for_weight, for_bias, for_meter, None, None, *grads
-
-
-def start_linear(
-    state: Sequence[Tensor], said: Said, meter: Tensor, arrival: Arrival, *, learns: bool = True
-) -> list[Tensor]:
-    """Let a window start from a state of which a linear map said something.
+    A window starts from leaves with the values of its state. Once a backward pass has ended,
+    `teach` takes the gradients that arrived there: with the gradient :math:`R` of the regression
+    with respect to what was said, it gives :math:`R^{\top} x` to the weight and
+    :math:`\sum_n R_n` to the bias.
 
     Args:
         state: The tensors of the state.
-        said: What it said, and of what.
-        meter: Leaf whose gradient will carry the statistics. Shape ``[5]``.
+        said: What the map said, and of what.
+        meter: Leaf that is given the statistics as its gradient. Shape ``[5]``.
         arrival: What else the gradient of the state is to be compared by.
         learns: Whether the map learns.
 
-    Returns:
-        Copies of the tensors.
+    Attributes:
+        leaves: What the window starts from.
 
     Example:
         >>> linear = LinearMap(torch.zeros(2, 1, requires_grad=True), None)
         >>> meter, seen = torch.zeros(5, requires_grad=True), torch.tensor([[2.0], [3.0]])
         >>> said, h = Said(linear, seen, linear.say(seen)), torch.ones(2, 2)
-        >>> (h,) = start_linear([h], said, meter, Arrival(torch.ones(()), Form([h], 0)))
-        >>> (4 * h).sum().backward()
+        >>> start = LinearStart([h], said, meter, Arrival(torch.ones(()), Form([h], 0)))
+        >>> (4 * start.leaves[0]).sum().backward()
+        >>> start.teach()
+        True
         >>> linear.weight.grad  # Σ 2 / N (p - 4) x
         tensor([[-20.],
                 [-20.]])
     """
-    weight, bias = said.linear if learns else said.linear.detached()
-    out: tuple[Tensor, ...] = LinearStart.apply(  # type: ignore[no-untyped-call]
-        weight, bias, meter, said, arrival, *state
-    )
-    return list(out)
+
+    __slots__ = ("_arrival", "_learns", "_meter", "_said", "leaves")
+
+    def __init__(
+        self,
+        state: Sequence[Tensor],
+        said: Said,
+        meter: Tensor,
+        arrival: Arrival,
+        *,
+        learns: bool = True,
+    ) -> None:
+        self._said, self._meter, self._arrival, self._learns = said, meter, arrival, learns
+        self.leaves = [tensor.detach().requires_grad_() for tensor in state]
+
+    def teach(self) -> bool:
+        """Learn from what has arrived.
+
+        Returns:
+            Whether something had; nothing has in a pass that asks for other gradients.
+        """
+        grads = [leaf.grad for leaf in self.leaves]
+        if all([grad is None for grad in grads]):
+            return False
+        for leaf in self.leaves:
+            leaf.grad = None
+        linear, seen, prediction, square = self._said
+        true = arrived(self._arrival, grads, prediction)
+        if true is None:
+            return False
+        residual, sums = learn(true, prediction, self._arrival, square)
+        _give(self._meter, sums)
+        if self._learns:
+            _give(linear.weight, residual.t() @ seen)
+            if linear.bias is not None:
+                _give(linear.bias, residual.sum(0))
+        return True
+
+
+def _give(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to a gradient as autograd does."""
+    if parameter.requires_grad:
+        known = parameter.grad
+        parameter.grad = gradient if known is None else known + gradient

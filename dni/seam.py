@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .arrival import Arrival, number
+from .arrival import Arrival
+from .boundary import number
 from .carry import Carry
 from .context import conditioned
 from .interface import Interface
 from .interfaces import Interfaces
-from .linear_map import Said, is_linear, linear_map_of, start_linear
+from .linear_map import LinearStart, Said, is_linear, linear_map_of
 from .sites import SiteName
 from .states import Form, asinh
-from .updates import Updates
 from .window import Future, start
+from .window_updates import WindowUpdates
 
 SITE: SiteName = "state"
 """The one site: the whole state of the network at a window's end."""
@@ -44,7 +47,7 @@ class Seam:
     def __init__(
         self,
         interfaces: Interfaces,
-        updates: Updates,
+        updates: WindowUpdates,
         *,
         scale: float,
         auxiliary: float,
@@ -57,10 +60,11 @@ class Seam:
         self.carry: Carry | None = None
         self.future = Future()
         self.is_owed = False
+        self._announce: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs are not copied, nor is what waits for their backward.
-        return {**self.__dict__, "future": Future()}
+        return {**self.__dict__, "future": Future(), "_announce": None}
 
     @property
     def interface(self) -> Interface | None:
@@ -71,6 +75,7 @@ class Seam:
 
     def skip(self) -> None:
         """Start a window in which there is nothing to learn."""
+        self._announce = None
         self.is_owed = self.is_owed or self._updates.learns
 
     def begin(self, state: list[Tensor], form: Form) -> list[Tensor] | None:
@@ -84,6 +89,7 @@ class Seam:
             Tensors of the same values whose gradient trains the synthesizer, ``None`` where
             nothing is to be learned.
         """
+        self._announce = None
         carry, updates, interface = self.carry, self._updates, self.interface
         goes_on = False if carry is None else carry.goes_on(state, form)
         if carry is None or interface is None or goes_on is False:
@@ -105,9 +111,11 @@ class Seam:
             updates.passes.current,
         )
         said = self._said_linearly(interface, carry) if carry.said is None else carry.said
-        if said is None:
+        if said is None or any([t.requires_grad for t in state]):
             return start(state, self._said(interface, carry), meter, arrival)
-        return start_linear(state, said, meter, arrival, learns=updates.trains_synthesizers)
+        begun = LinearStart(state, said, meter, arrival, learns=updates.trains_synthesizers)
+        self._announce = partial(updates.reach, begun)
+        return begun.leaves
 
     def _said(self, interface: Interface, carry: Carry) -> Tensor:
         """What the synthesizer said, or says, of the state at the end of the window before."""
@@ -136,7 +144,12 @@ class Seam:
         assert interface is not None
         interface.follow(rows)
         self.carry = carry = Carry(rows, state, context)
-        self.future = Future(weight=self.auxiliary, form=form, record=self._updates.passes.current)
+        self.future = Future(
+            weight=self.auxiliary,
+            form=form,
+            record=self._updates.passes.current,
+            announce=self._announce,
+        )
         if not (self.scale or self.auxiliary):
             return
         carry.said = said = self._said_linearly(interface, carry)
@@ -205,7 +218,7 @@ class Seam:
 
 def square_of(prediction: Tensor) -> float | None:
     """The sum of squares; ``None`` where that means to wait for a device."""
-    if prediction.device.type != "cpu":
+    if not prediction.is_cpu:
         return None
     flat = prediction.reshape(-1)
     return flat.dot(flat).item()

@@ -119,7 +119,8 @@ class Form:
     def split(self, rows: Tensor) -> list[Tensor]:
         """Undo `join`: ``[B, S]`` -> views of the shapes of the tensors."""
         if self._is_beside:
-            return list(self._from_rows(rows, self._parts[0]).split(self._widths, -1))
+            whole = self._from_rows(rows, self._parts[0])
+            return list(whole.split_with_sizes(self._widths, -1))
         parts = zip(rows.split(self._widths, 1), self._parts, strict=True)
         return [self._from_rows(part, shape) for part, shape in parts]
 
@@ -143,7 +144,7 @@ def asinh(rows: Tensor) -> Tensor:
         >>> asinh(torch.tensor([-3.0, 0.0, 1e-8]))
         tensor([-1.8184e+00,  0.0000e+00,  1.0000e-08])
     """
-    if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
+    if not rows.is_cpu or rows.dtype not in (torch.float32, torch.float64):
         return rows.asinh()
     # Numpy's is vectorized: torch's takes as long on the CPU as a small network's layer does.
     return torch.from_numpy(numpy.arcsinh(rows.numpy()))

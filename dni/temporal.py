@@ -22,8 +22,8 @@ from .states import batch_dim_of, sizes_of
 from .synthesizers.base import at_least
 from .synthesizers.choose import resolve
 from .synthesizers.linear import LinearDNI
-from .updates import Updates
 from .window_arguments import check_weights
+from .window_updates import WindowUpdates
 from .windowed import Windowed
 
 
@@ -170,7 +170,7 @@ class TemporalDNI(Windowed):
         self.batch_dim = batch_dim
         self._sites, self._sizes = sites, sizes
         self._context_size = context_size
-        self._updates = Updates(
+        self._updates = WindowUpdates(
             network,
             self.interfaces,
             None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Future:
         form: How the state lies in rows.
         axis: Axis of the sequences in the auxiliary prediction.
         record: The forward pass the window belongs to.
+        announce: Told of every backward pass that comes through.
     """
 
     gradient: Tensor | None = None
@@ -35,6 +36,7 @@ class Future:
     form: Form | None = None
     axis: int = 0
     record: Pass | None = None
+    announce: Callable[[], None] | None = None
 
     def end(self, done: Tensor | None = None) -> None:
         """Expect nothing from beyond the end, for all sequences or for those of a mask ``[B]``."""
@@ -103,6 +105,8 @@ class End(torch.autograd.Function):
             if future.record.is_inert:
                 return None, None, None, *grads, *nothing
             future.record.is_returned = True
+        if future.announce is not None:
+            future.announce()
         gradient, target, goes_on = future.gradient, future.target, future.goes_on
         future.end()
         into_state: Sequence[Tensor | None] = nothing
@@ -178,7 +182,8 @@ def end(
         tensor([[2.5000, 2.5000, 2.5000],
                 [2.5000, 2.5000, 2.5000]])
     """
-    out: tuple[Tensor, ...] = End.apply(  # type: ignore[no-untyped-call]
-        future, len(outputs), auxiliary, *outputs, *state
-    )
+    # Without what `Function.apply` does for the transforms of functorch: in a window that is time.
+    is_plain = not torch._C._are_functorch_transforms_active()
+    apply: Any = super(torch.autograd.Function, End).apply if is_plain else End.apply
+    out: tuple[Tensor, ...] = apply(future, len(outputs), auxiliary, *outputs, *state)
     return list(out)

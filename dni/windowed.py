@@ -87,7 +87,7 @@ class Windowed(BaseWrapper):
 
     def _run(self, input: Any, state: Any) -> tuple[Any, Any]:
         """Run the network; a cell's output is its h."""
-        network = self.network
+        network: Any = self._modules["network"]  # past `Module.__getattr__`
         result = network(input, state)
         if isinstance(network, nn.RNNCellBase):
             return (result[0] if isinstance(result, tuple) else result), result
@@ -111,7 +111,11 @@ class Windowed(BaseWrapper):
             check_state(tensors, self.batch_dim, batch=batch, like=like, expected=expected)
             form = Form(tensors, self.batch_dim)
         started = seam.begin(tensors, form)
-        return state if started is None else rebuilt(state, started)
+        if started is None:
+            return state
+        if not isinstance(self._modules["network"], nn.RNNBase | nn.RNNCellBase):
+            started = [t.clone() for t in started]  # a user's may write to it, and not to a leaf
+        return rebuilt(state, started)
 
     def _end(
         self, input: Any, output: Any, state: Any, done: Tensor | None, context: Tensor | None

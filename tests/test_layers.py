@@ -55,6 +55,7 @@ ORDER = [
     "arrival",
     "window",
     "linear_map",
+    "window_updates",
     "carry",
     "seam",
     "window_arguments",

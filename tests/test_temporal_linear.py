@@ -91,7 +91,9 @@ class Other(LinearDNI):
     """Its `forward` could be anything."""
 
 
-def test_a_synthesizer_that_has_to_be_called_is_no_linear_map() -> None:
+def test_a_synthesizer_that_has_to_be_called_is_no_linear_map(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     like = torch.zeros(1, 3)
     assert linear_map_of(LinearDNI(3, 0, 3, num_layers=0), like) is not None
     assert linear_map_of(LinearDNI(3, 4, 3, num_layers=1), like) is None
@@ -110,6 +112,103 @@ def test_a_synthesizer_that_has_to_be_called_is_no_linear_map() -> None:
             assert linear_map_of(heard, like) is not None
     with torch.autocast("cpu", torch.bfloat16):
         assert linear_map_of(LinearDNI(3, 0, 3, num_layers=0), like) is None
+    with monkeypatch.context() as within:
+        within.setattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", object())
+        assert linear_map_of(LinearDNI(3, 0, 3, num_layers=0), like) is None
+    for listen in ("register_hook", "register_post_accumulate_grad_hook"):
+        for name in ("weight", "bias"):
+            awaited = LinearDNI(3, 0, 3, num_layers=0)
+            handle = getattr(getattr(awaited.final, name), listen)(lambda tensor: None)
+            assert linear_map_of(awaited, like) is None
+            handle.remove()
+            assert linear_map_of(awaited, like) is not None
+
+
+def test_hooks_of_the_synthesizer_are_called() -> None:
+    net = TemporalDNI(nn.LSTM(INPUTS, UNITS))
+    seen: list[Tensor] = []
+    interface_of(net).synthesizer.final.weight.register_hook(seen.append)
+    train(net, torch.randn(4, 3, BATCH, INPUTS))
+    assert len(seen) == 3  # all windows but the one that begins the episode
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_state_that_asks_for_its_gradient_gets_it(layers: int) -> None:
+    network = nn.GRU(INPUTS, UNITS)
+    options: dict[str, Any] = {"dni_params": {"num_layers": layers}, "scale_targets": False}
+    net = TemporalDNI(network, scale=0.0, **options)
+    first, second = torch.randn(2, 3, BATCH, INPUTS)
+    _, state = net(first)
+    state.requires_grad_()
+    before = interface_of(net).synthesizer.final.weight.clone()
+    output, _ = net(second, state)
+    loss_of(output).backward()
+    leaf = state.detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss_of(network(second, leaf)[0]), leaf)
+    torch.testing.assert_close(state.grad, expected)
+    assert not torch.equal(before, interface_of(net).synthesizer.final.weight)
+
+
+def test_gradients_of_the_users_own_teach_nothing() -> None:
+    net, twin = (TemporalDNI(nn.GRU(INPUTS, UNITS), scale_targets=False) for _ in range(2))
+    twin.load_state_dict(net.state_dict())
+    first, second = torch.randn(2, 3, BATCH, INPUTS)
+    for wrapper in (net, twin):
+        _, state = wrapper(first)
+        output, _ = wrapper(second, state)
+        if wrapper is net:
+            torch.autograd.grad(loss_of(output), list(net.network.parameters()), retain_graph=True)
+            assert net.updates == 0
+        loss_of(output).backward()
+        assert wrapper.updates == 1
+    for mine, other in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_every_backward_pass_through_a_window_teaches() -> None:
+    net = TemporalDNI(nn.GRU(INPUTS, UNITS), update="manual", scale=0.0)
+    final = interface_of(net).synthesizer.final
+    nn.init.normal_(final.bias)  # so that even without units there is something to learn
+    first, second = torch.randn(2, 3, BATCH, INPUTS)
+    _, state = net(first)
+    output, _ = net(second, state)
+    loss_of(output).backward(retain_graph=True)
+    once = final.weight.grad.clone()
+    loss_of(output).backward()
+    assert once.any()
+    torch.testing.assert_close(final.weight.grad, 2 * once)
+
+
+def test_a_synthesizer_learns_beside_a_frozen_network() -> None:
+    net, head = TemporalDNI(nn.GRU(INPUTS, UNITS), scale_targets=False), nn.Linear(UNITS, 1)
+    net.network.requires_grad_(False)
+    state = None
+    for x in torch.randn(3, 3, BATCH, INPUTS):
+        output, state = net(x, state)
+        loss_of(head(output)).backward()
+    assert interface_of(net).synthesizer.final.weight.any()
+
+
+class InPlace(nn.Module):
+    """A user's module that writes to the state it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(INPUTS, UNITS)
+
+    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        state = x.new_zeros(x.shape[1], UNITS) if state is None else state.mul_(0.9)
+        outputs = []
+        for step in x:
+            state = self.cell(step, state)
+            outputs.append(state)
+        return torch.stack(outputs), state
+
+
+def test_a_module_may_write_to_the_state_it_is_given() -> None:
+    net = TemporalDNI(InPlace(), scale_targets=False)
+    net(torch.randn(3, BATCH, INPUTS))  # which makes its interface
+    assert train(net, torch.randn(4, 3, BATCH, INPUTS)) == [False, True, True, True]
 
 
 @pytest.mark.parametrize("layers", [0, 1])

@@ -1,0 +1,38 @@
+"""The updates of windows: what arrived at their starts is learned from when backward ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .linear_map import LinearStart
+from .optimizers import current_backward
+from .updates import Updates
+
+
+class WindowUpdates(Updates):
+    """See `Updates`; before one is made, the windows that start with a `LinearStart` are taught."""
+
+    def _connect(self) -> None:
+        super()._connect()
+        self._starts: list[LinearStart] = []
+        self._task = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in super().__getstate__().items() if k not in ("_starts", "_task")}
+
+    def reach(self, start: LinearStart) -> None:
+        """Note that the backward pass under way may bring gradients to the start of a window."""
+        task = current_backward()
+        if task != self._task:
+            self._task = task
+            self._starts.clear()  # of a pass that raised
+            torch.autograd.Variable._execution_engine.queue_callback(self._teach)
+        self._starts.append(start)
+
+    def _teach(self) -> None:
+        starts, self._starts, self._task = self._starts, [], -1
+        taught = [start for start in starts if start.teach()]
+        if taught:  # where nothing else brought it about: updates by hand, a frozen network
+            self._backward_end._on_gradient(taught[0].leaves[0])
