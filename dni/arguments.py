@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from .errors import AttachmentError, ConfigError, SiteError, did_you_mean, named
 from .interfaces import Interfaces
+from .listeners import in_ddp
 from .sites import SiteName
 from .synthesizers.choose import SynthesizerSpec, resolve
 
@@ -147,8 +148,7 @@ def check_single(train_every: int) -> None:
     Raises:
         AttachmentError: DDP waits for gradients of all parameters.
     """
-    ddp = torch.nn.parallel.DistributedDataParallel
-    if train_every > 1 and ddp._get_active_ddp_module() is not None:
+    if train_every > 1 and in_ddp():
         raise AttachmentError(
             f"`train_every={train_every}` was given, but `DistributedDataParallel` waits for the "
             "gradients of all parameters in every step, those of synthesizers included; pass "
@@ -201,8 +201,7 @@ def check_not_late(site: SiteName) -> None:
     Raises:
         AttachmentError: DDP would not reduce the gradients of its synthesizer.
     """
-    ddp = torch.nn.parallel.DistributedDataParallel
-    if ddp._get_active_ddp_module() is not None:
+    if in_ddp():
         raise AttachmentError(
             f"The interface at {named(site)} is made in the first training pass, but "
             "`DistributedDataParallel` reduces only the parameters that were there when it was "

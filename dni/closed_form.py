@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .boundary import MIXED, TRUE, Pass, number, packed_sums
+from .listeners import is_heard
 from .synthesizers.critic import CriticDNI
 
 
@@ -297,9 +298,8 @@ def head_of(synthesizer: torch.nn.Module) -> Head | None:
     if synthesizer.before_norm:
         return None
     first = synthesizer.first
-    for module in (synthesizer, first):
-        if module._forward_hooks or module._forward_pre_hooks:
-            return None
+    if is_heard(synthesizer) or is_heard(first):
+        return None
     weight = first.weight
     if weight.dtype not in (torch.float32, torch.float64):
         return None

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .errors import AttachmentError
+from .listeners import in_ddp
 from .sites import SiteName
 
 
@@ -65,7 +66,7 @@ class Draw:
         """
         if not self.is_sparse:
             return
-        if nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None:
+        if in_ddp():
             raise AttachmentError(
                 f"`update_probability={self.probability}` was given, but the processes of "
                 "`DistributedDataParallel` would draw different sites and their networks drift "

@@ -64,14 +64,14 @@ class Closed:
         activation: What it saw. Shape ``[*, D]``.
         target: Target of the criterion. Shape ``[N, C]``.
         train: Whether the head learns.
-        is_heard: Whether somebody listens to the parameters' gradients.
+        has_listeners: Whether somebody waits for the parameters' gradients.
     """
 
     def __init__(
-        self, head: Head, activation: Tensor, target: Tensor, *, train: bool, is_heard: bool
+        self, head: Head, activation: Tensor, target: Tensor, *, train: bool, has_listeners: bool
     ) -> None:
         self._live, self._head = head, head.detached()
-        self._is_heard = is_heard
+        self._has_listeners = has_listeners
         self._shape = activation.shape
         self._positions = rows(activation)
         self._response = respond(self._head, self._positions, target)
@@ -85,7 +85,7 @@ class Closed:
         if self._train:
             grads = zip(self._live.parameters(), lesson[:-1], strict=True)
             learners = [(p, grad) for p, grad in grads if p.requires_grad]
-            if self._is_heard:
+            if self._has_listeners:
                 torch.autograd.backward([p for p, _ in learners], [grad for _, grad in learners])
             else:
                 for p, grad in learners:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .boundary import MIXED, SYNTHETIC, TRUE, Pass, propagate
 from .closed_form import Head, cross_closed, head_of, rows
 from .context import aligned, conditioned
 from .errors import ConfigError, DNIError, ShapeError, SiteError, named
 from .foresight import Closed, Foresight, Predicted
+from .listeners import in_ddp, is_awaited
 from .metered import Metered
 from .synthesizers.base import DNINetwork
 from .synthesizers.choose import Layout, takes_context
@@ -217,8 +218,8 @@ class Interface(Metered):
         if head is not None:
             assert context is not None
             target = self._target(activation, context)
-            is_heard = _in_ddp() or any(_is_heard(p) for p in head.parameters())
-            return Closed(head, activation, target, train=train, is_heard=is_heard)
+            has_listeners = in_ddp() or any(is_awaited(p) for p in head.parameters())
+            return Closed(head, activation, target, train=train, has_listeners=has_listeners)
         with torch.set_grad_enabled(train):
             prediction = self.predict(activation, context, record)
         return Predicted(prediction)
@@ -320,13 +321,3 @@ class Interface(Metered):
         self.mix = self.mix.float()
         self._place = self._placement()
         return self
-
-
-def _in_ddp() -> bool:
-    return nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None
-
-
-def _is_heard(parameter: Tensor) -> bool:
-    """Whether something waits for the gradient of a parameter, or computes the parameter."""
-    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
-    return bool(hooks) or type(parameter) is not nn.Parameter

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .arrival import Arrival, arrived, learn
+from .listeners import in_ddp, is_awaited, is_heard
 from .states import Form  # noqa: F401 - for the example
 from .synthesizers.linear import LinearDNI
 
@@ -65,36 +66,18 @@ def linear_map_of(synthesizer: nn.Module, like: Tensor) -> LinearMap | None:
     if not is_linear(synthesizer):
         return None
     final = synthesizer._modules["final"]
-    if type(final) is not nn.Linear or _is_heard(synthesizer) or _is_heard(final):
+    if type(final) is not nn.Linear or is_heard(synthesizer) or is_heard(final):
         return None
     weight, bias = final._parameters["weight"], final._parameters["bias"]
     assert weight is not None
     if weight.dtype != like.dtype or weight.dtype not in (torch.float32, torch.float64):
         return None
-    if _is_awaited(weight) or (bias is not None and _is_awaited(bias)):
-        return None
-    if nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None:
+    if in_ddp() or is_awaited(weight) or (bias is not None and is_awaited(bias)):
         return None
     # Which device's autocast it is takes longer to tell than that there is none at all.
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(like.device.type):
         return None
     return LinearMap(weight, bias)
-
-
-def _is_awaited(parameter: Tensor) -> bool:
-    """Whether something waits for the gradient that a graph would bring to a parameter."""
-    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
-    return bool(hooks) or type(parameter) is not nn.Parameter
-
-
-def _is_heard(module: nn.Module) -> bool:
-    """Whether calls of a module have hooks, which the closed form would not call."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 class Said(NamedTuple):

@@ -18,6 +18,7 @@ ORDER = [
     "files",
     "scripts",
     "boundary",
+    "listeners",
     "synthesizers.base",
     "synthesizers.linear",
     "synthesizers.conv",

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .base import DNINetwork, at_least
 
 _GATHER = 4  # calls between two looks at what is seen: its moments change slowly
-_SOLVE = 80  # calls between two inverses, and half, a quarter and an eighth of it at the start
+_SOLVE = 40  # calls between two inverses, and half, a quarter and an eighth of it at the start
 
 
 class LeastSquaresDNI(DNINetwork):
@@ -41,6 +41,8 @@ class LeastSquaresDNI(DNINetwork):
         context_size: Number of features of the context.
         curves: Whether the two functions of the activation are among the features.
         memory: Calls after which what was seen counts for :math:`1/e`; only calls that learn.
+            What short windows lose changes with every step of the network: a short memory, whose
+            noise is like that of any gradient, does better than a long one, which comes late.
         ridge: How many observations the assumption that :math:`W` is zero counts for.
 
     Shapes:
@@ -77,7 +79,7 @@ class LeastSquaresDNI(DNINetwork):
         output_size: int,
         context_size: int | None = None,
         curves: bool = True,
-        memory: int = 1000,
+        memory: int = 250,
         ridge: float = 100.0,
     ) -> None:
         super().__init__(input_size, hidden_size, output_size)
