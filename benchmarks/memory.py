@@ -133,7 +133,7 @@ def waiting(trained: nn.Module) -> Callable[[], Iterator[Tensor]]:
     def held() -> Iterator[Tensor]:
         for handover in [*unlock._waiting.values()] if unlock else []:
             kept = [] if handover.foresight is None else [*vars(handover.foresight).values()]
-            leaves = tree_leaves([handover.true, *kept])
+            leaves = tree_leaves(kept)
             yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     return held

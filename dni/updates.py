@@ -36,7 +36,7 @@ from .unlock import Unlock
 ACTIVATION = " (activation)"
 """Behind the name of an interface: its other network in the optimizer of the synthesizers."""
 
-EARLY_BYTES = 2**22
+EARLY_BYTES = 2**21
 """Memory of the gradients for which modules are stepped ahead of the end of backward."""
 
 
