@@ -25,8 +25,8 @@ class LeastSquaresDNI(DNINetwork):
 
     is least, with the forgetting factor :math:`\mu = e^{-1/\mathtt{memory}}`. There is no rate
     to choose. What a recurrent network is missing at the end of a window is the mean of many
-    gradients, small beside their spread: what counts is how exactly that mean is estimated, and
-    Adam's steps wander about it by more than it measures.
+    gradients, small beside their spread, and changes with its weights: what counts is to find it
+    soon, and Adam's steps wander about it by more than it measures.
 
     The gradient of :math:`W` is the residuals times
     :math:`(I + F P F^T)^{-1} F P` in place of :math:`F`, with :math:`F` the features of a batch
@@ -41,8 +41,7 @@ class LeastSquaresDNI(DNINetwork):
         context_size: Number of features of the context.
         curves: Whether the two functions of the activation are among the features.
         memory: Calls after which what was seen counts for :math:`1/e`; only calls that learn.
-            What short windows lose changes with every step of the network: a short memory, whose
-            noise is like that of any gradient, does better than a long one, which comes late.
+            A short memory has the noise that any gradient has, a long one comes late.
         ridge: How many observations the assumption that :math:`W` is zero counts for.
 
     Shapes:
@@ -55,7 +54,7 @@ class LeastSquaresDNI(DNINetwork):
 
     Source:
         Recursive least squares with forgetting (Haykin, Adaptive Filter Theory); as a
-        synthesizer measured in docs/results/recurrent.md.
+        synthesizer measured in docs/results/recurrent.md, its memory in docs/choosing.md.
 
     Example:
         >>> synthesizer = LeastSquaresDNI(3, 0, 2, ridge=1.0)
