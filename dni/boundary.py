@@ -177,7 +177,9 @@ def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor
         sums = torch.stack([torch.as_tensor(value).to(true) for value in values])
         return sums.to(torch.float32).mul_(METER_UNIT)
     # Through numpy: `torch.tensor` takes as long for a list as a small product does.
-    return torch.from_numpy(numpy.array([value * METER_UNIT for value in values], numpy.float32))
+    with numpy.errstate(over="ignore"):  # such a pass is left out, see `dni.meters`
+        told = numpy.array([value * METER_UNIT for value in values], numpy.float32)
+    return torch.from_numpy(told)
 
 
 def number(tensor: Tensor) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -77,8 +76,7 @@ def respond(head: Head, positions: Tensor, target: Tensor) -> Response:
     Returns:
         The response, from which `synthetic` makes the gradient.
     """
-    gain = number(head.gain)
-    factor = (gain.exp() if isinstance(gain, Tensor) else math.exp(gain)) / len(positions)
+    factor = number(head.gain.exp()) / len(positions)
     output = torch.addmm(head.bias.unsqueeze(1), head.weight, positions.t())
     target = target.t()
     if target.dtype != output.dtype:
@@ -148,7 +146,7 @@ def learn(
     else:
         for_output = (for_residual * output * (1 - output)).mul_(factor / targets)
     if head.sobolev:
-        for_output += residual * (head.sobolev / (factor * count))
+        for_output += (residual * (head.sobolev / count)).div_(factor)
 
     for_weight = _difference(residual @ true, inner, weight, step)
     for_weight.addmm_(for_output, positions)

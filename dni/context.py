@@ -52,9 +52,7 @@ def encode(context: Tensor, size: int | None) -> Tensor:
                 f"labels from 0 to {size - 1}."
             )
     classes = torch.arange(size, device=labels.device)
-    # In memory a class comes after the other, which is how closed forms read them.
-    by_class = labels == classes.view(-1, *[1] * labels.dim())
-    return by_class.to(torch.get_default_dtype()).movedim(0, -1)
+    return (labels.unsqueeze(-1) == classes).to(torch.get_default_dtype())
 
 
 def aligned(context: Tensor, shape: torch.Size, *, site: str, batch_axis: int = 0) -> Tensor:

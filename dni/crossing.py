@@ -96,7 +96,6 @@ class Crossing:
             else:
                 output = network(*args, **kwargs)
             if is_new:
-                self.updates.step_waiting()
                 output = self._end_blind(output)
         if is_new and not self._has_run:
             self._has_run = True
@@ -306,7 +305,7 @@ class Crossing:
         copies = self.updates.unlock.cross(
             outputs, context, train=self.updates.learns, is_blind=self.updates.passes.is_blind()
         )
-        self.updates.step_early(module)
+        self.updates.step_module(module)
         handed_on = dict(zip((index for _, index in crossing), copies, strict=True))
         for index, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):

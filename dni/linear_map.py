@@ -99,10 +99,10 @@ class Said(NamedTuple):
 class LinearStart:
     r"""What `dni.window.Start` does, for a synthesizer that is one linear map: without a graph.
 
-    A window starts from leaves with the values of its state. Once a backward pass has ended,
-    `teach` takes the gradients that arrived there: with the gradient :math:`R` of the regression
-    with respect to what was said, it gives :math:`R^{\top} x` to the weight and
-    :math:`\sum_n R_n` to the bias.
+    A window starts from leaves with the values of its state. Once a backward pass that came
+    through an output of the window has ended, `teach` takes the gradients that arrived there:
+    with the gradient :math:`R` of the regression with respect to what was said, it gives
+    :math:`R^{\top} x` to the weight and :math:`\sum_n R_n` to the bias.
 
     Args:
         state: The tensors of the state.
@@ -141,6 +141,11 @@ class LinearStart:
         self._said, self._meter, self._arrival, self._learns = said, meter, arrival, learns
         self.leaves = [tensor.detach().requires_grad_() for tensor in state]
 
+    def forget(self) -> None:
+        """Let go of what has arrived."""
+        for leaf in self.leaves:
+            leaf.grad = None
+
     def teach(self) -> bool:
         """Learn from what has arrived.
 
@@ -150,8 +155,7 @@ class LinearStart:
         grads = [leaf.grad for leaf in self.leaves]
         if all([grad is None for grad in grads]):
             return False
-        for leaf in self.leaves:
-            leaf.grad = None
+        self.forget()
         linear, seen, prediction, square = self._said
         true = arrived(self._arrival, grads, prediction)
         if true is None:

@@ -33,6 +33,10 @@ class Handover:
         gradient = gradient.detach()
         self.true = gradient if self.true is None else self.true + gradient
 
+    def drop(self) -> None:
+        """Let go of what was said and answered, for a graph may keep this for longer."""
+        self.true = self.foresight = None
+
     @torch.no_grad()
     def settle(self) -> bool:
         """Train the synthesizer: the sum of what all consumers sent is the true gradient.
@@ -41,7 +45,7 @@ class Handover:
             Whether any of them sent one.
         """
         true, foresight = self.true, self.foresight
-        self.true = self.foresight = None  # a graph may keep this for longer
+        self.drop()
         if true is None or foresight is None:
             return False
         interface = self.interface
@@ -67,10 +71,10 @@ class Unlock:
     """Crosses interfaces with update unlocking, for λ = 0.
 
     When a site has its output, the synthetic gradient is propagated into its module, and on to
-    the cut below, at once. Its graph is freed, and a copy of the output is handed on; the module
-    is updated, a large one at once, small ones together (see `Updates.step_early`). A synthesizer
-    learns as soon as nothing that was made from the copy can send a gradient any more: in a
-    chain, when the next site has been crossed; across a skip, when the last consumer has been.
+    the cut below, at once. The module is updated, its graph is freed, and a copy of the output
+    is handed on. A synthesizer learns as soon as nothing that was made from the copy can send a
+    gradient any more: in a chain, when the next site has been crossed; across a skip, when the
+    last consumer has been.
 
     Args:
         backward_end: Told to wait for the user's backward pass, and not for those made here.
@@ -165,4 +169,6 @@ class Unlock:
     def clear(self) -> None:
         """Forget what an earlier pass handed on: no backward came for it."""
         self._answered.clear()
+        for handover in self._waiting.values():
+            handover.drop()
         self._waiting.clear()

@@ -36,9 +36,6 @@ from .unlock import Unlock
 ACTIVATION = " (activation)"
 """Behind the name of an interface: its other network in the optimizer of the synthesizers."""
 
-EARLY_BYTES = 2**21
-"""Memory of the gradients for which modules are stepped ahead of the end of backward."""
-
 
 class Updates:
     """Listens for the end of backward passes and updates a network and its synthesizers.
@@ -110,8 +107,6 @@ class Updates:
         self.passes = Passes()
         self._backward_end = BackwardEnd(self._on_backward_end, self.passes.is_waiting)
         self._meters = Meters()
-        self._early: list[nn.Module] = []  # their gradients are complete
-        self._bytes: dict[nn.Module, int] = {}  # and take as much memory
         self.unlock: Unlock | None = None
         if self.activations is not None:
             self.unlock = ForwardUnlock(self._backward_end, self.activations)
@@ -141,7 +136,7 @@ class Updates:
         self.passes.make_inert()
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_backward_end", "_bytes", "_early", "_handles", "_meters", "passes", "unlock")
+        left_out = ("_backward_end", "_meters", "passes", "_handles", "unlock")
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -222,7 +217,6 @@ class Updates:
 
     def _drop_gradients(self) -> None:
         """Forget what a backward pass left behind that raised half way."""
-        self._early.clear()
         if self.is_automatic and self.optimizer is not None:
             self._gradients_are_used = True
             self.clear_used()
@@ -338,33 +332,20 @@ class Updates:
         self.count_on_from(self.count + 1)
         self.interfaces.mix(self.count)
 
-    def step_early(self, module: nn.Module) -> None:
+    def step_module(self, module: nn.Module) -> None:
         """Step a module whose gradients are complete, ahead of the end of backward.
 
-        Modules wait for one another until their gradients take `EARLY_BYTES`, or until the pass
-        forward ends: a step of an optimizer costs as much as a small layer, whatever it has to do.
+        At once, for what comes later may use the same parameters and save them for its backward.
         """
-        if not self.is_automatic or self.optimizer is None:
-            return
-        self._early.append(module)
-        if module not in self._bytes:
-            self._bytes[module] = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-        if self.clip is not None or sum(self._bytes[m] for m in self._early) >= EARLY_BYTES:
-            self.step_waiting()
-
-    def step_waiting(self) -> None:
-        """Step the modules that wait to be, see `step_early`."""
-        if not self._early or self.optimizer is None:
-            return
         self.draw.clear_idle()
-        parameters = [p for m in self._early for p in m.parameters() if p.grad is not None]
-        self._early.clear()
-        if parameters:
-            with only(self.optimizer, parameters):
-                self._clip(self.optimizer)
-                self.optimizer.step()
-            for parameter in parameters:
-                parameter.grad = None
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        if not self.is_automatic or not parameters or self.optimizer is None:
+            return
+        with only(self.optimizer, parameters):
+            self._clip(self.optimizer)
+            self.optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
 
     def _step_synthesizers(self) -> None:
         passes = self._passes_back

@@ -182,8 +182,7 @@ def end(
         tensor([[2.5000, 2.5000, 2.5000],
                 [2.5000, 2.5000, 2.5000]])
     """
-    # Without what `Function.apply` does for the transforms of functorch: in a window that is time.
-    is_plain = not torch._C._are_functorch_transforms_active()
-    apply: Any = super(torch.autograd.Function, End).apply if is_plain else End.apply
-    out: tuple[Tensor, ...] = apply(future, len(outputs), auxiliary, *outputs, *state)
+    out: tuple[Tensor, ...] = End.apply(  # type: ignore[no-untyped-call]
+        future, len(outputs), auxiliary, *outputs, *state
+    )
     return list(out)

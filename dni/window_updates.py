@@ -27,7 +27,9 @@ class WindowUpdates(Updates):
         task = current_backward()
         if task != self._task:
             self._task = task
-            self._starts.clear()  # of a pass that raised
+            for unheard in self._starts:  # of a pass that raised
+                unheard.forget()
+            self._starts.clear()
             torch.autograd.Variable._execution_engine.queue_callback(self._teach)
         self._starts.append(start)
 

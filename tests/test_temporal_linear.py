@@ -277,3 +277,21 @@ def test_a_turn_that_is_owed_is_saved() -> None:
     assert torch.equal(
         interface_of(net).synthesizer.final.weight, interface_of(resumed).synthesizer.final.weight
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_wrapper_trains_as_before() -> None:
+    results = []
+    for is_compiled in (False, True):
+        torch.manual_seed(0)
+        net = TemporalDNI(nn.GRU(4, 5))
+        run = net
+        state = None
+        for step in range(5):
+            if step == 2 and is_compiled:  # the first windows show what the state is
+                run = torch.compile(net, backend="eager")
+            out, state = run(torch.randn(3, 2, 4), state)
+            out.square().mean().backward()
+        assert net.updates == 5
+        results.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*results)

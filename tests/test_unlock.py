@@ -618,24 +618,41 @@ def test_only_a_training_pass_moves_parameters_before_backward() -> None:
     assert not torch.equal(tensors(net)["network.3.weight"], before["network.3.weight"])
 
 
-@pytest.mark.parametrize(
-    ("clip", "early_bytes", "count"),
-    [(None, None, 2), (None, 1, 4), (1e9, None, 4)],
-    ids=["small ones together", "large ones each", "clipped each"],
-)
-def test_modules_step_during_the_forward_pass(
-    monkeypatch: pytest.MonkeyPatch, clip: float | None, early_bytes: int | None, count: int
-) -> None:
-    expected = wrap("blocks")
-    train(expected, batches(6))
-    if early_bytes is not None:
-        monkeypatch.setattr("dni.updates.EARLY_BYTES", early_bytes)
-    net, steps = wrap("blocks", clip=clip), []
-    net.optimizer.register_step_post_hook(lambda *_: steps.append(torch.is_grad_enabled()))
-    train(net, batches(6))
-    assert len(net.interfaces) == 3
-    assert len(steps) == 6 * count  # the last layer's waits for the backward pass
-    assert_same(tensors(net), tensors(expected), exact=True)
+class Tied(nn.Module):
+    """Reads out by the weight of its first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.second, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.second(self.first(x).tanh()).tanh()
+        return self.head(F.linear(h, self.first.weight.t()))
+
+
+def test_a_weight_may_be_used_again_above_its_site() -> None:
+    net = DNI(Tied(), unlock="update", λ=0, sites=["first", "second"])
+    steps: list[int] = []
+    net.optimizer.register_step_post_hook(lambda *_: steps.append(net.updates))
+    for x, y in batches(4):
+        before = net.network.first.weight.detach().clone()
+        loss = loss_of(net, x, y)
+        assert net.updates == 0 or not torch.equal(net.network.first.weight, before)
+        loss.backward()
+    assert net.updates == 4
+    assert len(steps) == 4 * 3  # each site during the forward pass, the rest after it
+
+
+def test_an_output_that_is_kept_keeps_nothing_of_its_pass() -> None:
+    net = wrap("blocks")
+    train(net, batches(3))
+    kept = [loss_of(net, x, y) for x, y in batches(1)]
+    assert net._updates.unlock is not None
+    handovers = [*net._updates.unlock._waiting.values()]
+    assert handovers
+    train(net, batches(1))
+    assert all(handover.foresight is None for handover in handovers), kept
 
 
 def test_who_listens_to_a_synthesizer_hears_its_gradient() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..trainer import Trainer
 
 VALUES = ("cosine", "relative_error", "true_norm", "synthetic_norm", "scale")
-"""What there is of each site, see `dni.interface.Statistics`."""
+"""What there is of each site, see `dni.metered.Statistics`."""
 
 
 def heat_map(curves: Mapping[str, Sequence[tuple[int, float]]], title: str = "cosine") -> Figure:
