@@ -142,7 +142,8 @@ def main() -> None:
     for axes, network in zip(panels, NETWORKS, strict=True):
         mine = [run for run in runs if run.settings["network"] == network]
         draw_depths(axes, mine, methods=METHODS, title=network)
-    panels[0].legend(frameon=False, fontsize="small")
+    named = {n: h for a in panels for h, n in zip(*a.get_legend_handles_labels(), strict=True)}
+    panels[0].legend(named.values(), named, frameon=False, fontsize="small")
     paragraphs = [table(runs, len(options.seeds)), explanation(options, data)]
     write_page(options, "MNIST: the paper's feed-forward table", paragraphs, figure, runs)
 
