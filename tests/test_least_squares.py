@@ -30,9 +30,9 @@ def test_a_first_step_is_that_of_dense_least_squares(batch: int) -> None:
     torch.testing.assert_close(prediction, rows @ before.T)
     (prediction - target).square().sum(1).mean().backward()
 
-    # What was seen counts twice, so that the look at one call stands for two; the batch
+    # What was seen counts four times, so that the look at one call stands for four; the batch
     # is then one more observation beside a belief of that certainty.
-    certainty = 2 * rows.T @ rows + 0.7 * torch.eye(12).double()
+    certainty = 4 * rows.T @ rows + 0.7 * torch.eye(12).double()
     normal = certainty + rows.T @ rows
     expected = torch.linalg.solve(normal, certainty @ before.T + rows.T @ target).T
     torch.testing.assert_close(before - synthesizer.weight.grad, expected)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .base import DNINetwork, at_least
 
-_GATHER = 2  # calls between two looks at what is seen: its moments change slowly
+_GATHER = 4  # calls between two looks at what is seen: its moments change slowly
 _SOLVE = 40  # calls between two inverses, and half, a quarter and an eighth of it at the start
 
 
@@ -78,7 +78,7 @@ class LeastSquaresDNI(DNINetwork):
         output_size: int,
         context_size: int | None = None,
         curves: bool = True,
-        memory: int = 60,
+        memory: int = 250,
         ridge: float = 100.0,
     ) -> None:
         super().__init__(input_size, hidden_size, output_size)
