@@ -132,3 +132,14 @@ def test_an_in_place_consumer_does_not_change_what_the_critic_saw() -> None:
 )
 def test_where_it_does_not_hold_autograd_does_it(critic: CriticDNI) -> None:
     assert head_of(critic) is None
+
+
+@pytest.mark.parametrize("gain", [800.0, -800.0])
+@pytest.mark.parametrize("unlock", ["none", "update"])
+def test_a_gain_that_runs_away_raises_nothing(unlock: str, gain: float) -> None:
+    net = trained(made("cross_entropy", unlock, sobolev=0.2), 2)
+    synthesizer = net.interfaces.values()[0].synthesizer
+    with torch.no_grad():
+        synthesizer.get_parameter("gain").fill_(gain)
+    trained(net, 1)
+    assert net.updates == 3
