@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .boundary import Pass, number, packed_sums
+from .boundary import Pass, meter_sums, number
 from .states import Form
 
 
@@ -75,9 +75,7 @@ def learn(
         share = chosen.mean()
         true, prediction = true * chosen[:, None], prediction * chosen[:, None]
         square = None
-    g, p = true.reshape(-1), prediction.reshape(-1)
-    predicted = number(p.dot(p)) if square is None else square
-    sums = packed_sums(number(g.dot(g)), predicted, number(p.dot(g)), g.numel())
+    sums = meter_sums(prediction, true, square)
     weight = 2.0 / true.shape[0]
     unit = number(arrival.inverse_scale) * -weight
     gradient = (true * unit).add_(prediction, alpha=weight)

@@ -144,19 +144,21 @@ def regression_gradient(
     return (target * (inverse_scale.to(target.dtype) * -weight)).add_(prediction, alpha=weight)
 
 
-def meter_sums(prediction: Tensor, target: Tensor) -> Tensor:
+def meter_sums(prediction: Tensor, target: Tensor, square: float | None = None) -> Tensor:
     """What a meter gathers from one backward pass, in `METER_UNIT`.
 
     Args:
         prediction: Synthetic gradient in units of the scale. Shape ``[*]``.
         target: True gradient. Shape ``[*]``.
+        square: Sum of squares of the prediction, if it is known.
 
     Returns:
         Sums of squares of the true gradient, of the prediction, of their product, the number of
         entries, and 1. Shape ``[5]``, single precision.
     """
     g, p = target.reshape(-1), prediction.reshape(-1)
-    return packed_sums(number(g.dot(g)), number(p.dot(p)), number(p.dot(g)), g.numel())
+    predicted = number(p.dot(p)) if square is None else square
+    return packed_sums(number(g.dot(g)), predicted, number(p.dot(g)), g.numel())
 
 
 def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor:

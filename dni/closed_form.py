@@ -165,7 +165,7 @@ def _difference(minus: Tensor, left: Tensor, right: Tensor, factor: Any) -> Tens
     return torch.addmm(minus, left, right, beta=-factor, alpha=factor)
 
 
-class Crossing(NamedTuple):
+class Terms(NamedTuple):
     """What a boundary has to know besides; one argument, for torch looks at each of them.
 
     Attributes:
@@ -202,39 +202,39 @@ class ClosedBoundary(torch.autograd.Function):
         bias: Tensor,
         gain: Tensor,
         meter: Tensor,
-        crossing: Crossing,
+        terms: Terms,
     ) -> Tensor:
         # Not saved, see `Boundary`: an update in place is no reason to refuse a second pass.
-        ctx.head = head = Head(weight, bias, gain, crossing.criterion, crossing.sobolev).detached()
-        ctx.response = respond(head, rows(activation), crossing.target)
-        ctx.crossing = crossing
+        ctx.head = head = Head(weight, bias, gain, terms.criterion, terms.sobolev).detached()
+        ctx.response = respond(head, rows(activation), terms.target)
+        ctx.terms = terms
         ctx.save_for_backward(activation)
         return activation.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         (true,) = grads
-        crossing: Crossing = ctx.crossing
-        if crossing.record is not None:
-            if crossing.record.is_inert:
+        terms: Terms = ctx.terms
+        if terms.record is not None:
+            if terms.record.is_inert:
                 return true, None, None, None, None, None
-            crossing.record.is_returned = True
+            terms.record.is_returned = True
         (activation,) = ctx.saved_tensors
         head, response = ctx.head, ctx.response
 
-        if crossing.mode == TRUE:
+        if terms.mode == TRUE:
             mixed = true
         else:
-            mixed = synthetic(head, response, crossing.inverse_scale).view(true.shape)
-            if crossing.mode == MIXED:
-                mixed = mixed.lerp(true, crossing.mix.to(true.dtype))
+            mixed = synthetic(head, response, terms.inverse_scale).view(true.shape)
+            if terms.mode == MIXED:
+                mixed = mixed.lerp(true, terms.mix.to(true.dtype))
 
         _, _, trains, _, is_heard, _ = ctx.needs_input_grad
         if not (trains or is_heard):
             return mixed, None, None, None, None, None
         if torch.is_grad_enabled():  # a penalty on gradients is not to train what propagated them
             activation, true = activation.detach(), true.detach()
-        lesson = learn(head, response, rows(activation), rows(true), crossing.inverse_scale)
+        lesson = learn(head, response, rows(activation), rows(true), terms.inverse_scale)
         if not trains:
             return mixed, None, None, None, lesson.sums, None
         return mixed, *lesson, None
@@ -257,7 +257,7 @@ def cross_closed(
         activation: Output of the site. Shape ``[*, D]``.
         head: The critic's head; with constants it does not learn.
         meter: Leaf whose gradient will carry the statistics. Shape ``[5]``.
-        target: See `Crossing`, likewise what follows. Shape ``[N, C]``.
+        target: See `Terms`, likewise what follows. Shape ``[N, C]``.
         inverse_scale: 1 / ρ. Shape ``[]``.
         mix: λ. Shape ``[]``.
         mode: See `dni.boundary.propagate`.
@@ -266,9 +266,9 @@ def cross_closed(
     Returns:
         A copy of the activation. Shape ``[*, D]``.
     """
-    crossing = Crossing(target, head.criterion, head.sobolev, inverse_scale, mix, mode, record)
+    terms = Terms(target, head.criterion, head.sobolev, inverse_scale, mix, mode, record)
     out: Tensor = ClosedBoundary.apply(  # type: ignore[no-untyped-call]
-        activation, *head.parameters(), meter, crossing
+        activation, *head.parameters(), meter, terms
     )
     return out
 

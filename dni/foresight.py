@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .boundary import meter_sums, regression_gradient
 from .closed_form import Head, learn, respond, rows, synthetic
+from .listeners import give
 
 
 class Foresight(Protocol):
@@ -84,10 +85,10 @@ class Closed:
         lesson = learn(self._head, self._response, self._positions, rows(true), inverse_scale)
         if self._train:
             grads = zip(self._live.parameters(), lesson[:-1], strict=True)
-            learners = [(p, grad) for p, grad in grads if p.requires_grad]
-            if self._has_listeners:
+            if self._has_listeners:  # they hear of what autograd brings
+                learners = [(p, grad) for p, grad in grads if p.requires_grad]
                 torch.autograd.backward([p for p, _ in learners], [grad for _, grad in learners])
             else:
-                for p, grad in learners:
-                    p.grad = grad if p.grad is None else p.grad + grad
+                for parameter, grad in grads:
+                    give(parameter, grad)
         return lesson.sums

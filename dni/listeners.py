@@ -39,3 +39,18 @@ def is_awaited(parameter: Tensor) -> bool:
     """
     hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
     return bool(hooks) or type(parameter) is not nn.Parameter
+
+
+def give(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to the gradient of a parameter that nobody waits for, as autograd does.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> for _ in range(2):
+        ...     give(layer.weight, layer.weight.new_ones(1, 1))
+        >>> layer.weight.grad
+        tensor([[2.]])
+    """
+    if parameter.requires_grad:
+        known = parameter.grad
+        parameter.grad = gradient if known is None else known + gradient
