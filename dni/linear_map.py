@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .arrival import Arrival, arrived, learn
-from .listeners import in_ddp, is_awaited, is_heard
+from .listeners import give, in_ddp, is_awaited, is_heard
 from .states import Form  # noqa: F401 - for the example
 from .synthesizers.linear import LinearDNI
 
@@ -99,10 +99,10 @@ class Said(NamedTuple):
 class LinearStart:
     r"""What `dni.window.Start` does, for a synthesizer that is one linear map: without a graph.
 
-    A window starts from leaves with the values of its state. Once a backward pass that came
-    through an output of the window has ended, `teach` takes the gradients that arrived there:
-    with the gradient :math:`R` of the regression with respect to what was said, it gives
-    :math:`R^{\top} x` to the weight and :math:`\sum_n R_n` to the bias.
+    A window starts from leaves with the values of its state. Once a backward pass has ended,
+    `teach` takes the gradients that arrived there: with the gradient :math:`R` of the regression
+    with respect to what was said, it gives :math:`R^{\top} x` to the weight and
+    :math:`\sum_n R_n` to the bias.
 
     Args:
         state: The tensors of the state.
@@ -127,7 +127,7 @@ class LinearStart:
                 [-20.]])
     """
 
-    __slots__ = ("_arrival", "_learns", "_meter", "_said", "leaves")
+    __slots__ = ("__weakref__", "_arrival", "_learns", "_meter", "_said", "leaves")
 
     def __init__(
         self,
@@ -161,16 +161,9 @@ class LinearStart:
         if true is None:
             return False
         residual, sums = learn(true, prediction, self._arrival, square)
-        _give(self._meter, sums)
+        give(self._meter, sums)
         if self._learns:
-            _give(linear.weight, residual.t() @ seen)
+            give(linear.weight, residual.t() @ seen)
             if linear.bias is not None:
-                _give(linear.bias, residual.sum(0))
+                give(linear.bias, residual.sum(0))
         return True
-
-
-def _give(parameter: Tensor, gradient: Tensor) -> None:
-    """Add to a gradient as autograd does."""
-    if parameter.requires_grad:
-        known = parameter.grad
-        parameter.grad = gradient if known is None else known + gradient

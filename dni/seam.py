@@ -114,6 +114,7 @@ class Seam:
         if said is None or any([t.requires_grad for t in state]):
             return start(state, self._said(interface, carry), meter, arrival)
         begun = LinearStart(state, said, meter, arrival, learns=updates.trains_synthesizers)
+        updates.begin(begun)
         self._announce = partial(updates.reach, begun)
         return begun.leaves
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -17,10 +18,16 @@ class WindowUpdates(Updates):
     def _connect(self) -> None:
         super()._connect()
         self._starts: list[LinearStart] = []
+        self._begun: weakref.ref[LinearStart] | None = None
         self._task = -1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in super().__getstate__().items() if k not in ("_starts", "_task")}
+        left_out = ("_begun", "_starts", "_task")
+        return {k: v for k, v in super().__getstate__().items() if k not in left_out}
+
+    def begin(self, start: LinearStart) -> None:
+        """Note how the window under way starts."""
+        self._begun = weakref.ref(start)
 
     def reach(self, start: LinearStart) -> None:
         """Note that the backward pass under way may bring gradients to the start of a window."""
@@ -32,6 +39,12 @@ class WindowUpdates(Updates):
             self._starts.clear()
             torch.autograd.Variable._execution_engine.queue_callback(self._teach)
         self._starts.append(start)
+
+    def _on_backward_end(self) -> None:
+        start = None if self._begun is None else self._begun()
+        if start is not None:  # a loss of an inner tensor goes by all outputs of the window
+            start.teach()
+        super()._on_backward_end()
 
     def _teach(self) -> None:
         starts, self._starts, self._task = self._starts, [], -1

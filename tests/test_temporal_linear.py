@@ -295,3 +295,28 @@ def test_a_compiled_wrapper_trains_as_before() -> None:
         assert net.updates == 5
         results.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
     torch.testing.assert_close(*results)
+
+
+class Telling(nn.Module):
+    """Keeps what it computed where a loss finds it without the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+        self.inner = torch.empty(0)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        self.inner = state = self.cell(x, state)
+        return state * 1, state
+
+
+def test_a_loss_that_goes_by_the_outputs_teaches_as_well() -> None:
+    torch.manual_seed(0)
+    net, state = TemporalDNI(Telling()), torch.zeros(2, 5)
+    for _ in range(4):
+        _, state = net(torch.randn(2, 4), state)
+        net.network.inner.square().mean().backward()
+    (interface,) = net.interfaces.values()
+    assert net.updates == 4
+    assert interface.running.any()
+    assert any(p.any() for p in interface.synthesizer.parameters())
