@@ -42,7 +42,7 @@ def save_plot(path: Path, runs: Mapping[str, History], *, title: str) -> None:
     loss.yaxis.set_minor_formatter(NullFormatter())
     _draw_curves(error, runs, lambda epoch: epoch.error, label="test error, %")
     if len(runs) > 1:
-        loss.legend(fontsize="small")
+        error.legend(fontsize="small")  # errors fall at once and leave its corner free
     figure.savefig(path, dpi=120)
 
 
