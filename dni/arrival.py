@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .boundary import Pass, meter_sums, number
+from .passes import Pass
 from .states import Form
+from .sums import meter_sums, number
 
 
 class Arrival(NamedTuple):

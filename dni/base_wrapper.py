@@ -13,8 +13,8 @@ from . import checkpoint
 from .errors import CheckpointError
 from .interfaces import Interfaces
 from .metered import Statistics
-from .optimizers import ordered_like
 from .sites import SiteName
+from .synthesizer_optimizer import ordered_like
 from .updates import Updates
 
 
@@ -38,7 +38,7 @@ class BaseWrapper(nn.Module):
     @property
     def synthesizer_optimizer(self) -> Optimizer | None:
         """Optimizer of all synthesizers, in one parameter group; ``None`` before the first."""
-        return self._updates.synthesizer_optimizer
+        return self._updates.synthesizer_optimizer.optimizer
 
     def step(self, *, network: bool = True, synthesizers: bool = True) -> None:
         """Step the optimizers; with ``update="auto"`` the end of a backward pass does it.
@@ -115,7 +115,8 @@ class BaseWrapper(nn.Module):
             reads back.
         """
         model = self.state_dict()
-        network, synthesizers = self._updates.optimizer, self.synthesizer_optimizer
+        network = self._updates.network_optimizer.optimizer
+        synthesizers = self.synthesizer_optimizer
         return {
             "version": checkpoint.VERSION,
             "model": model,
@@ -129,7 +130,7 @@ class BaseWrapper(nn.Module):
         Raises:
             CheckpointError: A part is missing or does not fit; nothing is loaded then.
         """
-        network = self._updates.optimizer
+        network = self._updates.network_optimizer.optimizer
         checkpoint.check_training_state(
             state, network, trains_synthesizers=self._updates.trains_synthesizers
         )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .boundary import Pass
 from .foresight import Foresight
+from .passes import Pass
 
 
 class BlindBoundary(torch.autograd.Function):

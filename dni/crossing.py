@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .arguments import check_axes, check_not_late, no_gradient
 from .blind import Threads, cross_blind
-from .boundary import SYNTHETIC, TRUE
+from .boundary import SYNTHETIC
+from .calls import Calls
 from .context import encode
-from .errors import ConfigError, ContextError, DNIWarning, named
+from .errors import ContextError, named
 from .forward import ForwardUnlock
 from .interface import Interface
 from .interfaces import Interfaces
@@ -52,8 +52,7 @@ class Crossing:
         self.is_paused = False
         self.last_site: SiteName | None = None
         self._threads = Threads()
-        self._called: dict[SiteName, None] = {}
-        self._is_compiled = False  # compiled code notes no calls
+        self._calls = Calls()
         self._has_run = False  # a training pass went through, so every site had its chance
         interfaces.is_backprop = skips_last  # until the last site is known
         if not skips_last:
@@ -83,7 +82,7 @@ class Crossing:
         """
         if torch.compiler.is_compiling():
             if self.interfaces.is_backprop:
-                self._last_called()
+                self._calls.last()
             return network(*args, **kwargs)
         unlock = self.updates.unlock
         with self.updates.passing(self._is_active(), self.context) as is_new:
@@ -99,8 +98,11 @@ class Crossing:
                 output = self._end_blind(output)
         if is_new and not self._has_run:
             self._has_run = True
-            self._look_back()
-            self._look_at_frozen()
+            self._calls.warn(self.sites)
+            if self.interfaces.is_backprop:
+                self.skip(self._calls.last())
+            self._calls.clear()
+            self.updates.frozen.warn(self.interfaces)
         return output
 
     def _begin_blind(self) -> None:
@@ -129,57 +131,6 @@ class Crossing:
     def _is_unlocked(self) -> bool:
         return self.updates.unlock is not None and self.interfaces.is_synthetic
 
-    def _note_call(self, site: SiteName) -> None:
-        """Remember that a training pass came to a site, even within the network's own no_grad."""
-        if torch.compiler.is_compiling():
-            self._is_compiled = True
-        elif self.updates.passes.current is not None:
-            self._called.pop(site, None)
-            self._called[site] = None
-
-    def _look_back(self) -> None:
-        """After the first training pass: which sites were not called, and which came last."""
-        silent = [site for site in self.sites if site not in self._called]
-        if silent and not self._is_compiled:
-            warnings.warn(
-                f"No interface at {', '.join(map(named, silent))}: the network did not call "
-                "these modules on its first training pass (a functional call of their weights "
-                "does not count), so they learn from the gradient that reaches them.",
-                DNIWarning,
-                stacklevel=6,  # the line that called the wrapper, beyond torch's own two frames
-            )
-        if self.interfaces.is_backprop:
-            self.skip(self._last_called())
-        self._called.clear()
-
-    def _look_at_frozen(self) -> None:
-        """Warn of synthesizers that were never trained, and never will be."""
-        is_mixed = callable(self.interfaces.share)  # sooner or later
-        raw = [
-            self.interfaces[name].site
-            for name in self.updates.untrained()
-            if is_mixed or self.interfaces[name].mode != TRUE
-        ]
-        if raw:
-            warnings.warn(
-                f"The synthesizers at {', '.join(map(named, raw))} are frozen "
-                "(`train_synthesizers=False`) but have never been trained: what they say is not "
-                "the gradient, and λ below 1 gives them a share of it. Load a trained state first "
-                "(`load_state_dict`), train with `train_synthesizers=True`, or pass `λ=1`.",
-                DNIWarning,
-                stacklevel=6,  # as above
-            )
-
-    def _last_called(self) -> SiteName:
-        """The site that the first training pass called last."""
-        if self._is_compiled or not self._called:
-            raise ConfigError(
-                "With `skip_last_layer=True` the first training pass must be an eager one "
-                "through at least one site: it shows which site comes last. Run one pass before "
-                "`torch.compile`."
-            )
-        return next(reversed(self._called))
-
     def skip(self, last: SiteName) -> None:
         """Leave the site that is called last without interface."""
         self.last_site = last
@@ -195,11 +146,13 @@ class Crossing:
 
     def at_site(self, site: SiteName, module: nn.Module, output: Any) -> Any:
         """Called by the hook of a site; returns the site's output behind boundaries."""
-        if not self._has_run:
-            self._note_call(site)
+        if not self._has_run and (
+            torch.compiler.is_compiling() or self.updates.passes.current is not None
+        ):
+            self._calls.note(site)
         if not self._is_active() or site == self.last_site:
             return None
-        self.updates.clear_used()
+        self.updates.network_optimizer.clear_used()
         if not torch.compiler.is_compiling():
             self.updates.join()
         if isinstance(output, Tensor):

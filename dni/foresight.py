@@ -7,9 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .boundary import meter_sums, regression_gradient
-from .closed_form import Head, learn, respond, rows, synthetic
+from .boundary import regression_gradient
+from .linear_head import Head, learn, respond, rows, synthetic
 from .listeners import give
+from .sums import meter_sums
 
 
 class Foresight(Protocol):
@@ -31,7 +32,7 @@ class Foresight(Protocol):
             features: Number of features of a position.
 
         Returns:
-            The sums for the meter (see `dni.boundary.meter_sums`).
+            The sums for the meter (see `dni.sums.meter_sums`).
         """
 
 

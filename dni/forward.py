@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .activations import Activations
+from .backward_end import BackwardEnd
 from .errors import ConfigError, ContextError, ShapeError, SiteError, named
 from .foresight import Foresight
 from .interface import Interface
-from .optimizers import BackwardEnd
 from .sites import SiteName
 from .unlock import Unlock
 

@@ -1,27 +1,27 @@
-"""One interface: a site's synthesizer, the scale of its target, and the statistics between them."""
+"""One interface: it predicts the gradient at a site, and mixes it with the true one."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .boundary import MIXED, SYNTHETIC, TRUE, Pass, propagate
-from .closed_form import Head, cross_closed, head_of, rows
-from .context import aligned, conditioned
-from .errors import ConfigError, DNIError, ShapeError, SiteError, named
+from .boundary import MIXED, SYNTHETIC, TRUE, propagate
+from .closed_form import cross_closed, head_of
+from .context import aligned
+from .errors import ShapeError, named
 from .foresight import Closed, Foresight, Predicted
+from .linear_head import Head, rows
 from .listeners import in_ddp, is_awaited
-from .metered import Metered
+from .passes import Pass
+from .predictor import Predictor
 from .synthesizers.base import DNINetwork
-from .synthesizers.choose import Layout, takes_context
-from .synthesizers.recurrent import RNNDNI
+from .synthesizers.choose import Layout
 
 
-class Interface(Metered):
+class Interface(Predictor):
     r"""Predicts the gradient of an activation and passes the activation through a boundary.
 
     The target of the regression is the true gradient in units of :math:`\rho`, its running root
@@ -31,81 +31,23 @@ class Interface(Metered):
 
     Args:
         site: Dotted name of the site.
-        synthesizer: Class of the synthesizer, called as ``synthesizer(input_size, hidden_size,
-            output_size, **options)``.
+        synthesizer: Class of the synthesizer.
         layout: How the site lays out its output.
-        hidden_size: Width of the synthesizer.
-        options: Further arguments of the synthesizer.
-        context_size: Number of context features, ``None`` for none.
-        scale_targets: Whether to work in units of ρ; if not, ρ is 1.
-        is_per_step: Whether the site is a cell, called once per time step: a recurrent
-            synthesizer then carries its hidden state from call to call of one forward pass.
+        **about: See `Predictor`.
 
-    Raises:
-        ConfigError: The synthesizer does not take these arguments or cannot serve this layout.
+    Attributes:
+        mode: What is propagated, see `dni.boundary`.
+        mix: λ. Shape ``[]``.
     """
 
     mix: Tensor
 
     def __init__(
-        self,
-        site: str,
-        synthesizer: type[DNINetwork],
-        layout: Layout,
-        *,
-        hidden_size: int = 10,
-        options: dict[str, Any] | None = None,
-        context_size: int | None = None,
-        scale_targets: bool = True,
-        is_per_step: bool = False,
+        self, site: str, synthesizer: type[DNINetwork], layout: Layout, **about: Any
     ) -> None:
-        super().__init__(scale_targets=scale_targets)
-        self.site = site
-        self.is_per_step = is_per_step
-        self.layout = layout
-        self.context_size = context_size
-        self.wants_context = context_size is not None and takes_context(synthesizer)
-        concatenated = 0 if context_size is None or self.wants_context else context_size
-        if getattr(synthesizer, "maps_only", False) and not layout.maps:
-            raise ConfigError(
-                f"`{synthesizer.__name__}` at {named(site)} needs feature maps [B, C, H, W], but "
-                "the site has none. Choose 'linear', or leave `dni_network` out."
-            )
-        channels_first = getattr(synthesizer, "channels_first", False)
-        self.axis = 1 if channels_first and layout.maps else -1
-        self.in_gradient_units = getattr(synthesizer, "in_gradient_units", False)
-        features = layout.features
-        try:
-            built = synthesizer(features + concatenated, hidden_size, features, **(options or {}))
-        except Exception as err:
-            raise ConfigError(
-                f"`{synthesizer.__name__}` at {named(site)} could not be made with "
-                f"input_size={features + concatenated}, hidden_size={hidden_size}, "
-                f"output_size={features} and `dni_params` {options or {}}: {err}"
-            ) from err
-        self.synthesizer = built
+        super().__init__(site, synthesizer, layout, **about)
         self.register_buffer("mix", torch.ones((), dtype=torch.float32), persistent=False)
         self.mode = TRUE
-        self._hidden: tuple[Callable[[], object], Any] | None = None
-        self._place = self._placement()
-
-    def _placement(self) -> tuple[torch.device, torch.dtype | None]:
-        """Device, and type of the synthesizer's weights (``None`` if it has none)."""
-        weights = (p.dtype for p in self.synthesizer.parameters() if p.is_floating_point())
-        return self.meter.device, next(weights, None)
-
-    def follow(self, activation: Tensor) -> None:
-        """Move the synthesizer to where the activation lives, and to its type.
-
-        Under autocast the weights keep their type, as those of the network do.
-        """
-        if self._place == (activation.device, activation.dtype):
-            return
-        dtype = self._place[1]
-        if dtype is not None and not torch.is_autocast_enabled(activation.device.type):
-            dtype = activation.dtype
-        if self._place != (activation.device, dtype):
-            self.to(device=activation.device, dtype=dtype)
 
     def set_lambda(self, value: float) -> None:
         """Set λ, the share of the true gradient, from 0 to 1."""
@@ -224,84 +166,6 @@ class Interface(Metered):
             prediction = self.predict(activation, context, record)
         return Predicted(prediction)
 
-    def predict(
-        self, activation: Tensor, context: Tensor | None = None, record: Pass | None = None
-    ) -> Tensor:
-        """The synthetic gradient in units of the scale.
-
-        Args:
-            activation: Detached output of the site. Shape ``[*]``.
-            context: Features of the context.
-            record: The forward pass this call belongs to, if the call is one of its steps.
-
-        Returns:
-            The prediction. Shape ``[*]``.
-
-        Raises:
-            ShapeError: The synthesizer returned another shape.
-            SiteError: The synthesizer failed.
-        """
-        moved = self.axis != self.layout.axis and activation.dim() > 2
-        seen = activation.movedim(self.layout.axis, -1) if moved else activation
-        is_step = self.is_per_step and isinstance(self.synthesizer, RNNDNI)
-        hidden = self._carried(record, len(seen)) if is_step else None
-        arguments: tuple[Any, ...] = (hidden,)
-        batch_axis = self.layout.batch_axis
-        if context is not None and self.wants_context:
-            if self.axis == -1:
-                context = aligned(context, seen.shape, site=self.site, batch_axis=batch_axis)
-            arguments = (hidden, context)
-        elif context is not None and self.context_size is not None:
-            seen = conditioned(seen, context, site=self.site, axis=self.axis, batch_axis=batch_axis)
-        prediction, hidden = self._synthesize(seen, *arguments)
-        if is_step and record is not None:
-            self._hidden = weakref.ref(record), hidden
-        if self.in_gradient_units:
-            prediction = prediction * self.inverse_scale
-        prediction = prediction.movedim(-1, self.layout.axis) if moved else prediction
-        if prediction.shape != activation.shape:
-            raise ShapeError(
-                f"The synthesizer `{type(self.synthesizer).__name__}` at {named(self.site)} "
-                f"returned shape {tuple(prediction.shape)}; the activation's shape "
-                f"{tuple(activation.shape)} is needed, one entry per entry."
-            )
-        return prediction
-
-    def _carried(self, record: Pass | None, batch: int) -> Any:
-        """The hidden state after the call before this one in the same pass and batch."""
-        if record is None or self._hidden is None or self._hidden[0]() is not record:
-            return None
-        hidden = self._hidden[1]
-        first = hidden[0] if isinstance(hidden, tuple) else hidden
-        return hidden if first.shape[1] == batch else None
-
-    def _synthesize(self, seen: Tensor, *arguments: Any) -> tuple[Tensor, Any]:
-        """Call the synthesizer; a failure names the site."""
-        if torch.compiler.is_compiling():
-            compiled: tuple[Tensor, Any] = self.synthesizer(seen, *arguments)
-            return compiled
-        try:
-            prediction, hidden = self.synthesizer(seen, *arguments)
-        except (torch.OutOfMemoryError, DNIError):
-            raise
-        except Exception as err:
-            if type(err).__module__ == "torch.utils.checkpoint":
-                raise  # how a checkpoint ends what it runs again, and no failure
-            raise SiteError(
-                f"The synthesizer `{type(self.synthesizer).__name__}` at {named(self.site)} "
-                f"failed on an input of shape {tuple(seen.shape)}: {err}. It must return the "
-                "pair (gradient, hidden)."
-            ) from err
-        if not isinstance(prediction, Tensor):
-            raise ShapeError(
-                f"The synthesizer `{type(self.synthesizer).__name__}` at {named(self.site)} "
-                f"returned a {type(prediction).__name__} as gradient; a tensor is needed."
-            )
-        return prediction, hidden
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_hidden": None}  # graphs are not copied
-
     def get_extra_state(self) -> dict[str, Any]:
         """What a wrapper needs to make this interface again before any forward pass."""
         return {
@@ -319,5 +183,4 @@ class Interface(Metered):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Interface:
         super()._apply(fn, recurse)
         self.mix = self.mix.float()
-        self._place = self._placement()
         return self

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from .boundary import METER_ENTRIES
+from .sums import METER_ENTRIES
 
 
 class Statistics(TypedDict):
@@ -37,7 +37,7 @@ class Metered(nn.Module):
         scale_targets: Whether :math:`\rho` follows the true gradient; if not, it stays 1.
 
     Attributes:
-        meter: Leaf whose gradient brings the sums of a backward pass (see `dni.boundary`).
+        meter: Leaf whose gradient brings the sums of a backward pass (see `dni.sums`).
         running: Their running mean. Shape ``[5]``.
         scale: :math:`\rho`, 0 while it is unknown. Shape ``[]``.
         inverse_scale: :math:`1 / \rho`, or 0 while it is unknown. Shape ``[]``.

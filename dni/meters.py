@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .boundary import METER_UNIT
 from .interface import Interface
+from .sums import METER_UNIT
 
 TRUE, SYNTHETIC, PRODUCT, ENTRIES = range(4)
 """Columns of the table: sums of squares, of the product, and the number of entries."""

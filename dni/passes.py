@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 
 from torch import Tensor
 
-from .boundary import Pass
+from .backward_end import current_backward
 from .errors import ContextError
-from .optimizers import current_backward
+
+
+class Pass:
+    """One training pass forward of a wrapped network, known to every boundary it made.
+
+    Attributes:
+        number: Passes are numbered in the order in which they begin.
+        context: Features of the context it ran with; a checkpoint runs parts of it again.
+        is_returned: A backward pass has gone through it, or none ever will.
+        is_counted: The end of that backward pass has been noted.
+        is_inert: The wrapper was detached since; its boundaries are then plain identities.
+        is_blind: No synthesizer learns from it (see `dni.blind`).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "context",
+        "is_blind",
+        "is_counted",
+        "is_inert",
+        "is_returned",
+        "number",
+    )
+    _numbers = itertools.count()
+
+    def __init__(self, context: Tensor | None = None) -> None:
+        self.context = context
+        self.number = next(self._numbers)
+        self.is_returned = False
+        self.is_counted = False
+        self.is_inert = False
+        self.is_blind = False
 
 
 class Passes:

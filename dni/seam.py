@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .arrival import Arrival
-from .boundary import number
 from .carry import Carry
 from .context import conditioned
 from .interface import Interface
@@ -19,6 +18,7 @@ from .interfaces import Interfaces
 from .linear_map import LinearStart, Said, is_linear, linear_map_of
 from .sites import SiteName
 from .states import Form, asinh
+from .sums import number
 from .window import Future, start
 from .window_updates import WindowUpdates
 

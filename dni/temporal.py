@@ -15,10 +15,12 @@ from .carry import Carry
 from .draw import Draw
 from .errors import ConfigError
 from .interfaces import Interfaces
+from .network_optimizer import NetworkOptimizer
 from .optimizers import OptimizerSpec, make_optimizer
 from .seam import SITE, Seam
 from .sites import SiteName
 from .states import batch_dim_of, sizes_of
+from .synthesizer_optimizer import SynthesizerOptimizer
 from .synthesizers.base import at_least
 from .synthesizers.choose import resolve
 from .synthesizers.linear import LinearDNI
@@ -170,16 +172,14 @@ class TemporalDNI(Windowed):
         self.batch_dim = batch_dim
         self._sites, self._sizes = sites, sizes
         self._context_size = context_size
+        optimizer: Optimizer | None = None
+        if optim is not None:
+            optimizer = make_optimizer(optim, parameters, lr=grad_lr, argument="optim")
         self._updates = WindowUpdates(
-            network,
+            NetworkOptimizer(network, optimizer, clip),
+            SynthesizerOptimizer(grad_optim, grad_lr, clip),
             self.interfaces,
-            None
-            if optim is None
-            else make_optimizer(optim, parameters, lr=grad_lr, argument="optim"),
-            grad_optim=grad_optim,
-            grad_lr=grad_lr,
             is_automatic=update == "auto",
-            clip=clip,
             trains_synthesizers=train_synthesizers,
             train_every=train_every,
             grad_scaler=grad_scaler,
@@ -212,7 +212,7 @@ class TemporalDNI(Windowed):
     @property
     def optimizer(self) -> Optimizer | None:
         """Optimizer of the network, if ``optim`` was given."""
-        return self._updates.optimizer
+        return self._updates.network_optimizer.optimizer
 
     # -- life ------------------------------------------------------------------------------
 

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .boundary import Cut
+from .backward_end import BackwardEnd
 from .errors import DNIWarning, named
 from .foresight import Foresight
 from .interface import Interface
-from .optimizers import BackwardEnd
+
+
+class Cut(torch.autograd.Function):
+    """Hands an activation on without its graph; the gradient from above goes to `receive`.
+
+    The marker lives exactly as long as something can still send a gradient.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        anchor: Tensor,
+        activation: Tensor,
+        receive: Callable[[Tensor], None],
+        marker: object,
+    ) -> Tensor:
+        ctx.receive, ctx.marker = receive, marker
+        return activation.clone()  # an in-place consumer must not reach what the synthesizer saw
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:  # noqa: D102
+        ctx.receive(grads[0])
+        return None, None, None, None
 
 
 class Handover:

@@ -1,4 +1,4 @@
-"""When the optimizers of a network and of its synthesizers step, and when gradients are cleared."""
+"""When a network and its synthesizers are updated, and when gradients are cleared."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from .activations import Activations
 from .arguments import check_single
 from .attachment import remove_all
+from .backward_end import BackwardEnd
 from .draw import Draw
 from .forward import ForwardUnlock
+from .frozen import Frozen
 from .interface import Interface
 from .interfaces import Interfaces
 from .meters import Meters
-from .optimizers import (
-    BackwardEnd,
-    OptimizerSpec,
-    add_parameters,
-    make_optimizer,
-    only,
-    parameters_of,
-    remove_parameters,
-)
+from .network_optimizer import NetworkOptimizer
 from .passes import Passes
 from .sites import SiteName
+from .synthesizer_optimizer import SynthesizerOptimizer
 from .unlock import Unlock
 
 ACTIVATION = " (activation)"
@@ -41,13 +35,10 @@ class Updates:
     """Listens for the end of backward passes and updates a network and its synthesizers.
 
     Args:
-        network: The user's network.
-        interfaces: Its interfaces; every new one has to be given to `adopt`.
-        optimizer: Optimizer of the network; ``None`` where the user steps the network.
-        grad_optim: What makes the optimizer of the synthesizers.
-        grad_lr: Its learning rate.
+        network_optimizer: Steps the network.
+        synthesizer_optimizer: Steps its synthesizers.
+        interfaces: The interfaces; every new one has to be given to `adopt`.
         is_automatic: Whether the end of a backward pass makes an update by itself.
-        clip: Largest norm of the gradients of the network, and of all synthesizers.
         trains_synthesizers: Whether synthesizers are updated.
         train_every: In which updates: the first two, and every so many after the second.
         grad_scaler: The scaler of the loss, if there is one.
@@ -58,20 +49,17 @@ class Updates:
     Attributes:
         count: Number of updates made so far.
         learns: Whether synthesizers learn in the update under way.
-        synthesizer_optimizer: One optimizer for all synthesizers; ``None`` before the first.
+        frozen: The synthesizers that are not trained.
         passes: The passes forward.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network_optimizer: NetworkOptimizer,
+        synthesizer_optimizer: SynthesizerOptimizer,
         interfaces: Interfaces,
-        optimizer: Optimizer | None,
         *,
-        grad_optim: OptimizerSpec,
-        grad_lr: float,
         is_automatic: bool,
-        clip: float | None,
         trains_synthesizers: bool,
         grad_scaler: torch.amp.GradScaler | None,
         is_unlocked: bool,
@@ -79,23 +67,18 @@ class Updates:
         draw: Draw,
         train_every: int,
     ) -> None:
-        self.network = network
+        self.network_optimizer = network_optimizer
+        self.synthesizer_optimizer = synthesizer_optimizer
         self.interfaces = interfaces
-        self.optimizer = optimizer
-        self.synthesizer_optimizer: Optimizer | None = None
-        self.grad_optim, self.grad_lr = grad_optim, grad_lr
         self.is_automatic = is_automatic
-        self.clip = clip
         self.trains_synthesizers = trains_synthesizers
         self.grad_scaler = grad_scaler
         self.is_unlocked = is_unlocked
         self.activations = activations
         self.draw = draw
         self.train_every = train_every
-        self._unoptimized: list[nn.Parameter] = []
         self.count_on_from(0)
-        self._made_as: dict[SiteName, int] = {}  # versions of synthesizers that are not trained
-        self._gradients_are_used = False
+        self.frozen = Frozen()
         self._is_due = False
         self._passes_back = 0  # since the synthesizers' last step
         self._connect()
@@ -119,13 +102,11 @@ class Updates:
 
     def attach(self) -> None:
         """Listen to the network: a loss may go by every interface, by h_n of an LSTM say."""
-        optimized = set() if self.optimizer is None else set(parameters_of(self.optimizer))
-        # Going through a network's parameters takes as long as a small layer.
-        self._unoptimized = [p for p in self.network.parameters() if p not in optimized]
+        self.network_optimizer.attach()
         if self.is_automatic:
             self._handles += [
                 self._backward_end.listen_if_expected(parameter)
-                for parameter in self.network.parameters()
+                for parameter in self.network_optimizer.network.parameters()
                 if parameter.requires_grad
             ]
 
@@ -172,7 +153,7 @@ class Updates:
         passes.current = None
         if is_training:
             passes.begin(context)
-            self.clear_used()
+            self.network_optimizer.clear_used()
             check_single(self.train_every)
             self.draw.renew()
         passes.is_under_way = True
@@ -192,8 +173,8 @@ class Updates:
         self.flush()
         if self.unlock is not None and self.passes.is_waiting():  # its backward never came
             self._forget_unlocked()
-        if self._passes_back and not self.is_automatic and self._outer_loop_has_stepped():
-            self._absorb()
+        if self._passes_back and not self.is_automatic and self.synthesizer_optimizer.is_cleared:
+            self._absorb()  # an optimizer of the user's over all parameters has stepped
 
     def _forget_unlocked(self) -> None:
         """Start clean after an unlocked pass forward whose backward will not come."""
@@ -205,23 +186,12 @@ class Updates:
         """Note that a site is reached, maybe within a backward pass (see `BackwardEnd`)."""
         self._backward_end.join()
 
-    def clear_used(self) -> None:
-        """Clear the network's gradients if an update has used them."""
-        if self._gradients_are_used:
-            self._gradients_are_used = False
-            for parameter in self._unoptimized:
-                parameter.grad = None
-            if self.optimizer is not None:  # an instance may have more, the layers around it say
-                for parameter in parameters_of(self.optimizer):
-                    parameter.grad = None
-
     def _drop_gradients(self) -> None:
         """Forget what a backward pass left behind that raised half way."""
-        if self.is_automatic and self.optimizer is not None:
-            self._gradients_are_used = True
-            self.clear_used()
-        if self.synthesizer_optimizer is not None:
-            self.synthesizer_optimizer.zero_grad()
+        if self.is_automatic:
+            self.network_optimizer.use()
+            self.network_optimizer.clear_used()
+        self.synthesizer_optimizer.clear()
         for interface in self.interfaces.values():
             interface.heard()
         self.passes.give_up()
@@ -232,7 +202,7 @@ class Updates:
         """Listen to an interface and optimize its synthesizer."""
         self._handles.append(self._backward_end.listen(interface.meter))
         if not self.trains_synthesizers:
-            self._made_as[name] = version_of(interface.synthesizer)
+            self.frozen.note(name, interface.synthesizer)
         self.optimize(name, interface.synthesizer)
 
     def adopt_activation(self, name: SiteName) -> None:
@@ -240,44 +210,24 @@ class Updates:
         assert self.activations is not None
         self.optimize(name + ACTIVATION, self.activations[name])
 
-    def untrained(self) -> list[SiteName]:
-        """The frozen synthesizers that are still as they were made: nobody wrote to them."""
-        return [
-            name
-            for name, made_as in self._made_as.items()
-            if made_as > 0 and version_of(self.interfaces[name].synthesizer) == made_as
-        ]
-
     def optimize(self, name: str, module: nn.Module) -> None:
         """Train a module with the synthesizers, by their optimizer."""
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        if not parameters or not self.trains_synthesizers:
-            return
-        if self.synthesizer_optimizer is None:
-            self.synthesizer_optimizer = make_optimizer(
-                self.grad_optim, parameters, lr=self.grad_lr, argument="grad_optim", fused=True
-            )
-        add_parameters(self.synthesizer_optimizer, name, parameters)
+        if self.trains_synthesizers:
+            self.synthesizer_optimizer.add(name, module)
 
     def discard(self, names: Iterable[SiteName]) -> None:
         """Forget interfaces, and what was remembered to optimize them."""
         for name in list(names):
             self.interfaces.discard(name)
-            self._made_as.pop(name, None)
-            self._forget(name)
+            self.frozen.forget(name)
+            self.synthesizer_optimizer.remove(name)
 
     def discard_activations(self, names: Iterable[SiteName]) -> None:
         """Forget networks that predict activations, likewise."""
         for name in list(names):
             assert self.activations is not None
             self.activations.discard(name)
-            self._forget(name + ACTIVATION)
-
-    def _forget(self, name: str) -> None:
-        if self.synthesizer_optimizer is not None:
-            remove_parameters(self.synthesizer_optimizer, name)
-            if not parameters_of(self.synthesizer_optimizer):
-                self.synthesizer_optimizer = None
+            self.synthesizer_optimizer.remove(name + ACTIVATION)
 
     # -- the end of backward ---------------------------------------------------------------
 
@@ -311,7 +261,7 @@ class Updates:
 
     def _update(self) -> None:
         self._is_due = False
-        self._gradients_are_used = self.optimizer is not None
+        self.network_optimizer.use()
         self.step()
 
     def flush(self) -> None:
@@ -323,9 +273,8 @@ class Updates:
 
     def step(self, *, network: bool = True, synthesizers: bool = True) -> None:
         """Step the optimizers; the synthesizers' gradients are cleared, the network's stay."""
-        if network and self.optimizer is not None:
-            self._clip(self.optimizer)
-            self.optimizer.step()
+        if network:
+            self.network_optimizer.step()
         if synthesizers:
             self._step_synthesizers()
         self.draw.end()
@@ -338,31 +287,19 @@ class Updates:
         At once, for what comes later may use the same parameters and save them for its backward.
         """
         self.draw.clear_idle()
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        if not self.is_automatic or not parameters or self.optimizer is None:
-            return
-        with only(self.optimizer, parameters):
-            self._clip(self.optimizer)
-            self.optimizer.step()
-        for parameter in parameters:
-            parameter.grad = None
+        if self.is_automatic:
+            self.network_optimizer.step_module(module)
 
     def _step_synthesizers(self) -> None:
         passes = self._passes_back
         finite = self._absorb()
-        optimizer = self.synthesizer_optimizer
-        if optimizer is None or not self.learns:
+        if not self.learns or self.synthesizer_optimizer.optimizer is None:
             return
         # A tensor is on a device: asked only if the scaler waits for it anyway.
         asked = [f for f in finite if self.grad_scaler is not None or not isinstance(f, Tensor)]
         if all(asked):
-            if passes > 1:  # each pass brought the gradient of a mean over its own batch
-                grads = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-                torch._foreach_div_(grads, passes)
-            self._clip(optimizer)
-            optimizer.step()
-        for parameter in parameters_of(optimizer):
-            parameter.grad = None
+            self.synthesizer_optimizer.step(passes)
+        self.synthesizer_optimizer.clear()
 
     def _absorb(self) -> list[Any]:
         """Bring the running statistics up to date; per device, whether they were finite."""
@@ -380,25 +317,11 @@ class Updates:
         """Put the statistics aside until the step, where an outer ``zero_grad`` spares them."""
         for interface in self.interfaces.values():
             interface.keep_heard()
-        if self.synthesizer_optimizer is None:
+        if self.synthesizer_optimizer.optimizer is None:
             self._absorb()
-
-    def _outer_loop_has_stepped(self) -> bool:
-        """Whether an optimizer of the user's over all parameters was at work, and cleared them."""
-        optimizer = self.synthesizer_optimizer
-        return optimizer is not None and all(p.grad is None for p in parameters_of(optimizer))
 
     def loss_scale(self, device: torch.device) -> Tensor | None:
         """Factor that the gradient scaler puts on the loss. Shape ``[]``."""
         if self.grad_scaler is None or not self.grad_scaler.is_enabled():
             return None
         return self.grad_scaler.scale(torch.ones((), device=device))
-
-    def _clip(self, optimizer: Optimizer) -> None:
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(parameters_of(optimizer), self.clip)
-
-
-def version_of(module: nn.Module) -> int:
-    """How often the trainable parameters of a module have been written to."""
-    return sum(p._version for p in module.parameters() if p.requires_grad)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .arrival import Arrival, arrived, learn
-from .boundary import Pass
+from .passes import Pass
 from .states import Form
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from .backward_end import current_backward
 from .linear_map import LinearStart
-from .optimizers import current_backward
 from .updates import Updates
 
 

@@ -21,8 +21,10 @@ from .draw import Draw
 from .errors import CheckpointError
 from .interfaces import Interfaces
 from .mixing import Lambda
+from .network_optimizer import NetworkOptimizer
 from .optimizers import OptimizerSpec, make_optimizer
 from .sites import SiteSpec, find_sites
+from .synthesizer_optimizer import SynthesizerOptimizer
 from .synthesizers.choose import SynthesizerSpec
 from .updates import Updates
 
@@ -184,13 +186,10 @@ class DNI(BaseWrapper):
         if activations is not None:
             self.activations = activations
         self._updates = Updates(
-            network,
+            NetworkOptimizer(network, optimizer, clip),
+            SynthesizerOptimizer(grad_optim, grad_lr, clip),
             interfaces,
-            optimizer,
-            grad_optim=grad_optim,
-            grad_lr=grad_lr,
             is_automatic=update == "auto",
-            clip=clip,
             trains_synthesizers=train_synthesizers,
             train_every=train_every,
             grad_scaler=grad_scaler,
@@ -272,7 +271,7 @@ class DNI(BaseWrapper):
     @property
     def optimizer(self) -> Optimizer:
         """Optimizer of the network."""
-        optimizer = self._updates.optimizer
+        optimizer = self._updates.network_optimizer.optimizer
         assert optimizer is not None
         return optimizer
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
 from dni import DNI
+from dni.backward_end import BackwardEnd
 from dni.errors import ConfigError
-from dni.optimizers import OPTIMIZERS, BackwardEnd, make_optimizer, ordered_like
+from dni.optimizers import OPTIMIZERS, make_optimizer
+from dni.synthesizer_optimizer import ordered_like
 
 X, Y = torch.linspace(-1, 1, 24).view(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dni import DNI, DNINetwork
-from dni.boundary import METER_UNIT
 from dni.meters import MeterTable
+from dni.sums import METER_UNIT
 
 G = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
 S = torch.tensor([[1.0, 1.0], [-1.0, 2.0]])

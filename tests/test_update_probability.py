@@ -184,6 +184,16 @@ def test_accumulated_passes_share_one_draw() -> None:
         net.step()
 
 
+def test_two_passes_for_one_backward_in_which_no_site_learns_change_no_synthesizer() -> None:
+    net = wrapped(update_probability=0.01)
+    backward(net)
+    before = values(net.interfaces)
+    torch.manual_seed(0)
+    losses = [F.cross_entropy(net(x, context=y), y) for x, y in (batch(1), batch(2))]
+    torch.stack(losses).sum().backward()
+    assert not moved(before, net.interfaces)
+
+
 def test_the_innermost_site_has_the_say() -> None:
     block = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
     torch.manual_seed(0)
