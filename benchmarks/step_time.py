@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from by_hand import step_by_hand
 from dni import DNI
 from interleave import Spread, Step, cells, interleave, ratios
 from multiply_adds import multiply_adds
@@ -30,7 +31,7 @@ COLUMNS = [
 ]
 MIXINGS = (0.5, 0.0)
 BLOCK_SECONDS = 0.06
-BACKPROP, CRITIC = "backprop", "critic"
+BACKPROP, CRITIC, BY_HAND = "backprop", "critic", "by hand"
 EVERY = (1, 2, 4)  # updates of the network for one of a critic
 
 EXPLANATION = """\
@@ -46,7 +47,12 @@ forward pass counts 3 m in a step: forward, gradient of the weights, gradient of
 counts 2 m where the input needs no gradient: in the network's first layer and in every
 synthesizer's first. Elementwise work, normalisation and optimizers count nothing there, and they
 are a large part of a small network's step. With `train_every` a block of steps is a whole number of
-periods; the floor is of a step in which synthesizers learn, in the others a layer saves m."""
+periods; the floor is of a step in which synthesizers learn, in the others a layer saves m.
+
+*By hand* is no training: loops of about ten lines (`benchmarks/by_hand.py`) ask a fixed linear head
+at every site and send down what it says, unlocked with a step of the optimizer for each block. No
+head learns and nothing is measured. What they take is the least that this can cost with torch's
+operations called one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +73,8 @@ class Contender:
     @property
     def name(self) -> str:
         """The synthesizer as the table says it."""
+        if self.synthesizer == BY_HAND:
+            return "by hand, fixed heads"
         if self.synthesizer != CRITIC:
             return f"{self.synthesizer}, {self.hidden_size}"
         often = f", `train_every={self.train_every}`" if self.train_every > 1 else ""
@@ -83,8 +91,8 @@ class Measurement:
     """Seconds of a step with synthetic gradients."""
     ratio: Spread
     """The second over the first."""
-    floor: float
-    """The same ratio by multiply-adds."""
+    floor: float | None
+    """The same ratio by multiply-adds; ``None`` where nothing learns."""
 
 
 def dni_step(workload: Workload, contender: Contender, device: torch.device) -> tuple[DNI, Step]:
@@ -154,9 +162,13 @@ def measure(
         contender: dni_step(workload, contender, device)
         for contender in contenders(workload.chosen, hidden_sizes, has_critic=workload.sees_labels)
     }
-    steps: dict[str, Step] = {str(contender): step for contender, (_, step) in wrapped.items()}
+    steps = {contender: step for contender, (_, step) in wrapped.items()}
+    if workload.sees_labels:
+        for unlock in ("none", "update"):
+            contender = Contender(synthesizer=BY_HAND, hidden_size=0, mixing=0.0, unlock=unlock)
+            steps[contender] = step_by_hand(workload, device, is_unlocked=unlock == "update")
     seconds = interleave(
-        {BACKPROP: baseline, **steps},
+        {BACKPROP: baseline, **{str(contender): step for contender, step in steps.items()}},
         device,
         repeats=repeats,
         block_seconds=BLOCK_SECONDS,
@@ -167,9 +179,9 @@ def measure(
             backprop=Spread.of(seconds[BACKPROP]),
             dni=Spread.of(seconds[str(contender)]),
             ratio=ratios(seconds[str(contender)], seconds[BACKPROP]),
-            floor=floor(net, step, count.total),
+            floor=floor(*wrapped[contender], count.total) if contender in wrapped else None,
         )
-        for contender, (net, step) in wrapped.items()
+        for contender in steps
     }
 
 
@@ -181,7 +193,7 @@ def rows(workload: Workload, measurements: dict[Contender, Measurement]) -> Iter
             contender.name,
             f"{contender.mixing:g}" + (", unlocked" if contender.unlock == "update" else ""),
             *cells(found.backprop, found.dni, found.ratio),
-            f"{found.floor:.2f}",
+            "" if found.floor is None else f"{found.floor:.2f}",
         ]
 
 

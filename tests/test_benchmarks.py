@@ -107,11 +107,12 @@ def test_step_time_writes_a_row_for_every_contender(tmp_path: Path) -> None:
         expected = [(f"{kind}, 10", mixing) for kind in kinds for mixing in ("0.5", "0")]
         if case == "FCN":  # one label per sample at every site
             names = ["critic", "critic, `train_every=2`", "critic, `train_every=4`"]
+            names.append("by hand, fixed heads")
             expected += [(name, mixing) for name in names for mixing in ("0", "0, unlocked")]
         assert [(row[1], row[2]) for row in rows] == expected
-        for _, _, _, backprop, dni, ratio, _, floor in rows:
+        for _, kind, _, backprop, dni, ratio, _, floor in rows:
             assert min(float(backprop), float(dni), float(ratio)) > 0
-            assert float(floor) > 1
+            assert floor == "" if kind.startswith("by hand") else float(floor) > 1
     text = page.read_text(encoding="utf-8")
     assert "python benchmarks/step_time.py --quick" in text
     assert f"torch: {torch.__version__}" in text
@@ -366,3 +367,31 @@ def test_doctests(name: str, helper: Helper) -> None:
     result = doctest.testmod(helper(name))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_what_a_head_says_by_hand_is_the_gradient_of_its_loss(helper: Helper) -> None:
+    head, seen = torch.randn(10, 6).double(), torch.randn(5, 6).double().requires_grad_()
+    target = torch.arange(5)
+    torch.nn.functional.cross_entropy(seen @ head.t(), target).backward()
+    labels = torch.nn.functional.one_hot(target, 10).t().double()
+    said = helper("by_hand").synthetic(head, seen.detach(), labels)
+    torch.testing.assert_close(said, seen.grad)
+
+
+def test_steps_by_hand_learn_the_same_locked_and_unlocked(helper: Helper) -> None:
+    workload, networks = helper("workloads").WORKLOADS["fcn-3"], []
+    for is_unlocked in (False, True):
+        torch.manual_seed(0)
+        network = workload.build()
+        batch = workload.batch()
+        given = dataclasses.replace(
+            workload, build=lambda made=network: made, batch=lambda made=batch: made
+        )
+        learn = helper("by_hand").step_by_hand(given, torch.device("cpu"), is_unlocked=is_unlocked)
+        before = network.output.weight.detach().clone()
+        for _ in range(2):
+            learn()
+        assert not torch.equal(before, network.output.weight)
+        networks.append(network.state_dict())
+    for name, value in networks[0].items():
+        torch.testing.assert_close(networks[1][name], value, rtol=0, atol=1e-6)
