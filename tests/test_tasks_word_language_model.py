@@ -34,7 +34,8 @@ def test_every_cell_and_method_trains_and_draws(tmp_path: Path) -> None:
         ["--method", "dni", "--cell", "lstm", "--ahead", "3", "--tied", "--warmup", "3"],
         ["--method", "dni+aux", "--cell", "rnn", "--layers", "2", "--dropout", "0.2"],
         ["--method", "dni", "--dni-layers", "1", "--hidden-size", "8", "--accumulate", "2"],
-        ["--method", "dni", "--dni-network", "least_squares", "--ahead", "3", "--behind", "2"],
+        ["--dni-network", "least_squares", "--ahead", "3", "--behind", "2", "--dni-memory", "9"],
+        ["--no-shrink", "--ahead", "1", "--warmup", "2"],
     ]
     end = ["--data", corpus, "--updates", "20", "--lr", "0.02", "--output", "out", *SMALL]
     results = WORDS.run_all(tmp_path, "main.py", [[*words, *end] for words in cases])
@@ -127,6 +128,7 @@ def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
         (["--method", "bptt", "--scale", "0"], "--scale is about synthetic gradients"),
         (["--dni-network", "lineal", *good], "linear"),
         (["--dni-network", "least_squares", "--dni-lr", "1"], "--dni-lr has no meaning for"),
+        (["--dni-memory", "9"], "--dni-memory is about --dni-network least_squares"),
         (["--behind", "9"], "--behind 9 is more than --window 5"),
         (["--dropout", "1"], "'1' is not a number from 0 to below 1"),
         (["--lr", "nan"], "'nan' is not a number above 0"),

@@ -31,6 +31,8 @@ _DNI_FLAGS = (
     "dni_lr",
     "ahead",
     "behind",
+    "dni_memory",
+    "shrink",
     "warmup",
 )
 # What a synthesizer that is fitted, not stepped, does not have.
@@ -120,6 +122,19 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
         type=not_negative,
         metavar="K",
         help=f"last symbols of the window that it sees too (default: {given.behind})",
+    )
+    add(
+        "--dni-memory",
+        type=positive,
+        metavar="N",
+        help="windows that least_squares remembers: fewer, and it follows sooner, with more noise "
+        "(default: 250)",
+    )
+    add(
+        "--shrink",
+        action=argparse.BooleanOptionalAction,
+        help="multiply the synthetic gradient by the slope of the true one on it, which its noise "
+        "makes less than 1 (default: yes)",
     )
     add(
         "--warmup",
@@ -255,6 +270,7 @@ def parse(
             "dni_lr": given.lr,
             "ahead": given.ahead,
             "behind": given.behind,
+            "shrink": given.shrink,
             "warmup": given.warmup,
         }
         if options.dni_network == "least_squares":
@@ -262,6 +278,8 @@ def parse(
                 if getattr(options, name) is not None:
                     flag = f"--{name.replace('_', '-')}"
                     parser.error(f"{flag} has no meaning for least_squares; leave it out")
+        elif options.dni_memory is not None:
+            parser.error("--dni-memory is about --dni-network least_squares; leave it out")
         if options.behind is not None and options.behind > options.window:
             parser.error(f"--behind {options.behind} is more than --window {options.window}")
         for name, value in defaults.items():
@@ -288,6 +306,8 @@ def synthesis(options: argparse.Namespace) -> Synthesis | None:
         auxiliary=_AUXILIARY if options.method == "dni+aux" else 0.0,
         ahead=options.ahead,
         behind=options.behind,
+        memory=options.dni_memory,
+        shrink=options.shrink,
         warmup=options.warmup,
     )
 

@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from data import Window
 from dni import TemporalDNI
 from model import LanguageModel
-
-_FEW = 512  # symbols that a synthesizer is shown one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +23,12 @@ class Synthesis:
         layers: Its hidden layers.
         hidden_size: Units of each; ``None`` for the size of the state.
         lr: Learning rate of Adam for it; of no use to ``"least_squares"``, which has none.
-        scale: Factor on its gradient, beside the one for its noise.
+        scale: Factor on its gradient.
+        shrink: Whether there is another one, for its noise.
         auxiliary: Weight of the auxiliary task.
         ahead: Number of symbols after the window that it sees.
         behind: Number of the window's last symbols that it sees.
+        memory: Windows that ``"least_squares"`` remembers; ``None`` for its own default.
         warmup: Updates during which it learns and its gradient is not used.
     """
 
@@ -37,15 +37,24 @@ class Synthesis:
     hidden_size: int | None = None
     lr: float = 1e-3
     scale: float = 1.0
+    shrink: bool = True
     auxiliary: float = 0.0
     ahead: int = 0
     behind: int = 0
+    memory: int | None = None
     warmup: int = 500
 
     @property
     def is_fitted(self) -> bool:
         """Whether it is fitted and not stepped, so that it has no layers and no rate."""
         return self.network == "least_squares"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the synthesizer is made with, beside its sizes."""
+        if not self.is_fitted:
+            return {"num_layers": self.layers}
+        return {} if self.memory is None else {"memory": self.memory}
 
 
 class Learner:
@@ -74,14 +83,12 @@ class Learner:
         self.synthesis = synthesis
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         self.net: nn.Module = model.rnn
-        symbols, embedding = model.embedding.weight.shape
-        self._width = symbols if symbols <= _FEW else embedding
         if synthesis is not None:
-            features = (synthesis.ahead + synthesis.behind) * self._width
+            features = (synthesis.ahead + synthesis.behind) * model.embedding.embedding_dim
             self.net = TemporalDNI(
                 model.rnn,
                 synthesis.network,
-                {} if synthesis.is_fitted else {"num_layers": synthesis.layers},
+                synthesis.options,
                 grad_optim="sgd" if synthesis.is_fitted else "adam",
                 grad_lr=1.0 if synthesis.is_fitted else synthesis.lr,
                 hidden_size=synthesis.hidden_size,
@@ -124,26 +131,17 @@ class Learner:
     def _decoupled(self, net: TemporalDNI, features: Tensor, window: Window) -> tuple[Tensor, Any]:
         assert self.synthesis is not None
         is_warm = self.updates >= self.synthesis.warmup
-        net.scale = self.synthesis.scale * _trust(net) if is_warm else 0.0
+        factor = _trust(net) if self.synthesis.shrink else 1.0
+        net.scale = self.synthesis.scale * factor if is_warm else 0.0
         context = None
         if self.synthesis.ahead or self.synthesis.behind:
             steps = len(window.inputs)
             behind = window.inputs[steps - self.synthesis.behind :]
-            seen = self._sight(torch.cat((behind, window.ahead)))
-            context = seen.transpose(0, 1).flatten(1)
+            context = self.model.sight(torch.cat((behind, window.ahead)))
         output, state = net(features, self.state, context=context)
         if window.is_last:
             net.end_episode()
         return output, state
-
-    @torch.no_grad()
-    def _sight(self, symbols: Tensor) -> Tensor:
-        """Features of symbols for the synthesizer: which it is, or the embedding of unit size."""
-        weight = self.model.embedding.weight
-        if self._width == len(weight):
-            return one_hot(symbols, len(weight)).to(weight.dtype)
-        embedded: Tensor = self.model.embedding(symbols)
-        return embedded / weight.square().mean().sqrt()
 
     def _update(self) -> None:
         if self.clip is not None:

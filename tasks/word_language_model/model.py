@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 _SPREAD = 0.1
@@ -78,6 +79,22 @@ class LanguageModel(nn.Module):
         """Features of symbols. Shapes ``[T, B]`` to ``[T, B, E]``."""
         features: Tensor = self.dropout(self.embedding(symbols))
         return features
+
+    def sight(self, symbols: Tensor) -> Tensor:
+        """What a synthesizer is shown of symbols: their embeddings, of unit size, no graph.
+
+        What it learns of them changes with the network. Embeddings change along, so that it has
+        less to follow than if it were shown which symbols they are.
+
+        Args:
+            symbols: Shape ``[K, B]``.
+
+        Returns:
+            Shape ``[B, K * E]``.
+        """
+        weight = self.embedding.weight.detach()
+        features = functional.embedding(symbols, weight) / weight.square().mean().sqrt()
+        return features.transpose(0, 1).flatten(1)
 
     def score(self, output: Tensor) -> Tensor:
         """Scores of every next symbol. Shapes ``[T, B, H]`` to ``[T, B, V]``."""

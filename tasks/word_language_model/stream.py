@@ -22,8 +22,6 @@ from .model import CELLS, LanguageModel
 if TYPE_CHECKING:
     from dni.trainer import State, Trainer
 
-_FEW = 512  # symbols that a synthesizer is shown one by one
-
 
 class Streams(Source):
     """Windows of the streams that a text is cut into, one after the other.
@@ -105,19 +103,6 @@ class Streams(Source):
         return {**super().state_dict(), "window": self.window, "ahead": self.ahead}
 
 
-class Reader(LanguageModel):
-    """The task's model, which also makes features of the symbols that a synthesizer is shown."""
-
-    def sight(self, symbols: Tensor) -> Tensor:
-        """Which symbols they are, or their embeddings of unit size. ``[K, B]`` to ``[B, *]``."""
-        weight = self.embedding.weight.detach()
-        if len(weight) <= _FEW:
-            features = F.one_hot(symbols, len(weight)).to(weight.dtype)
-        else:
-            features = F.embedding(symbols, weight) / weight.square().mean().sqrt()
-        return features.transpose(0, 1).flatten(1)
-
-
 def model(
     corpus: str | None = None,
     characters: bool = False,
@@ -129,7 +114,7 @@ def model(
     layers: int = 1,
     dropout: float = 0.0,
     tied: bool = False,
-) -> Reader:
+) -> LanguageModel:
     """The model for a corpus, whose scores start at how frequent each symbol is.
 
     Args:
@@ -148,7 +133,7 @@ def model(
     texts = read(corpus, characters, vocabulary)
     symbols = len(texts.vocabulary)
     wide = embedding or (32 if characters and not tied else units)
-    made = Reader(
+    made = LanguageModel(
         symbols, cell=cell, embedding=wide, units=units, layers=layers, dropout=dropout, tied=tied
     )
     made.start_at(torch.bincount(texts.train, minlength=symbols))
