@@ -9,6 +9,7 @@ from . import image_losses as image_losses
 from . import injectors as injectors
 from . import losses as losses
 from . import networks as networks
+from . import plateau as plateau
 from . import recurrent as recurrent
 from . import temporal_strategy as temporal_strategy
 from . import tensor_injectors as tensor_injectors

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .state import State
-from .strategies import Strategy
+from .strategies import Gradients, Strategy
 
 
 class BaseStep:
@@ -23,12 +23,17 @@ class BaseStep:
 
     Attributes:
         writes: Keys of the state that it may leave behind; ``None`` where nobody can tell.
+        averages: Whether it can take the mean gradient of several batches: it calls `clear`,
+            `learn` and `update`, and leaves it to them what is done with which batch.
+        held: Gradients of earlier batches that wait for the update, by network and parameter.
     """
 
     writes: Set[str] | None = None
+    averages: bool = False
 
     def __init__(self, name: str, training: Iterable[str], strategy: Strategy | None) -> None:
         self.name, self.training, self.strategy = name, tuple(training), strategy
+        self.held: Gradients = {}
         if self.training and strategy is None:
             raise ConfigError(f"Step {name!r} trains {list(self.training)} and has no optimizer.")
 
@@ -68,6 +73,8 @@ class BaseStep:
     ) -> bool:
         """Bring gradients to the networks, with the events around it.
 
+        They are divided by the number of batches that an update takes.
+
         Args:
             trainer: The trainer.
             state: Values of the batch.
@@ -94,8 +101,12 @@ class BaseStep:
                     "they were made without a graph (`grad: false`, or by a step before it, "
                     "without `keep`)."
                 )
+            if share != 1.0:
+                total = total * share
+            if trainer.batches_per_step > 1:
+                total = total / trainer.batches_per_step
             trainer.handle("backward_begin", phase)
-            self.strategy.backward(total if share == 1.0 else total * share)
+            self.strategy.backward(total)
             trainer.handle("backward_end", phase)
         return True
 
@@ -118,18 +129,69 @@ class BaseStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on from, but for the networks."""
-        return {} if self.strategy is None else {"strategy": self.strategy.state_dict()}
+        if self.strategy is None:
+            return {}
+        held = {"gradients": self.held} if self.held else {}
+        return {"strategy": self.strategy.state_dict(), **held}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         if self.strategy is not None:
             self.strategy.load_state_dict(state["strategy"])
+            held = state.get("gradients", {})
+            self.held = {name: {k: g.clone() for k, g in held[name].items()} for name in held}
 
-    def update(self, trainer: Any, phase: Any) -> None:
-        """Let the strategy step, with the events around it."""
+    def clear(self, trainer: Any) -> None:
+        """Clear the gradients, or go on with those that wait for this batch's."""
         assert self.strategy is not None
+        self.strategy.zero_grad()
+        if trainer.counters.part == 0:
+            self.held = {}
+        elif self.held:
+            self.strategy.set_gradients(self.held)
+
+    def update(self, trainer: Any, phase: Any, *, has_gradients: bool = True) -> None:
+        """Let the strategy step, with the events around it, once the update has its batches.
+
+        Args:
+            trainer: The trainer.
+            phase: The phase that runs.
+            has_gradients: Whether this batch brought any.
+        """
+        assert self.strategy is not None
+        if not trainer.ends_step:
+            if has_gradients:
+                self.strategy.hold()
+                # Put aside, where nobody zeroes them who trains the same networks.
+                self.held = self.strategy.gradients()
+                self.strategy.set_gradients({})
+            return
+        if not (has_gradients or self.held):
+            return
+        self.held = {}
         trainer.handle("optimizer_begin", phase)
         self.strategy.step()
         if not self.strategy.accumulates:
             trainer.handle("update", phase)
         trainer.handle("optimizer_end", phase)
+
+
+def check_averaging(steps: Mapping[str, object], batches: int) -> None:
+    """Check that steps can take the mean gradient of so many batches.
+
+    Raises:
+        ConfigError: The number is not one, or a step updates with every batch.
+    """
+    if batches < 1:
+        raise ConfigError(f"`batches_per_step` is {batches}; 1 or more is needed.")
+    for name, step in steps.items() if batches > 1 else ():
+        reason = "a function steps as it likes"
+        if isinstance(step, BaseStep):
+            reason = f"a `{type(step).__name__}` steps as it likes" if step.training else ""
+            if step.averages:
+                reason = "" if step.strategy is None else step.strategy.updates_at_once
+        if reason:
+            raise ConfigError(
+                f"`batches_per_step` is {batches}, and the step {name!r} updates with every batch: "
+                f"{reason}. Take 1, or larger batches."
+            )

@@ -27,6 +27,7 @@ from .schema import Config, DataConfig, PhaseConfig, Typed
 from .step_builder import StepBuilder
 from .targets import Target, targets_of
 from .trainer import Trainer
+from .validation import check_monitor
 from .when import When
 
 
@@ -59,6 +60,7 @@ def build_trainer(loaded: Loaded, run: Run | None = None) -> Trainer:
         seed=config.seed,
         max_steps=config.train.max_steps,
         max_epochs=config.train.max_epochs,
+        batches_per_step=config.batches_per_step,
         device=device,
         run=run,
         log=config.log.model_dump(include={"every", "growth", "start"}),
@@ -76,6 +78,9 @@ def build_trainer(loaded: Loaded, run: Run | None = None) -> Trainer:
         targets_of(trainer)
     with at(places, "evaluators"):
         attach_evaluators(trainer, _evaluators(config, places))
+    for path, schedule in trainer.schedules.items():
+        with at(places, "schedules", path):
+            check_monitor(trainer, path, schedule)
     storing = config.evaluation.model_dump(exclude={"batch_size"})
     trainer.callbacks.add(Outputs(**storing))
     check_keys(trainer, config, places)
@@ -165,7 +170,7 @@ def _schedules(config: Config, places: Places) -> dict[str, Schedule]:
     made = {}
     for path, spec in config.schedules.items():
         with at(places, "schedules", path):
-            made[path] = make_schedule(spec)
+            made[path] = make_schedule(spec, hears=True)
     return made
 
 

@@ -169,12 +169,14 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _lines(prog: str, error: Exception) -> str:
+    from .making import in_short
+
     if isinstance(error, DNIError):
         lines = str(error).splitlines()
     elif isinstance(error, OSError) and error.strerror:
         lines = [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
     else:
-        first = (str(error).splitlines() or [""])[0]
+        first = (in_short(error).splitlines() or [""])[0]
         frames = traceback.extract_tb(error.__traceback__)
         where = f" (in {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         lines = [f"{type(error).__name__}: {first}{where}; --debug shows how it came to that."]

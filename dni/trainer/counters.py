@@ -11,6 +11,7 @@ class Counters:
 
     Attributes:
         step: Updates made; during a step, the number of that step, from 0.
+        part: Batches that the next update has had already, where it takes several.
         epoch: Epochs completed.
         batch: Batches of the current epoch that are done.
         samples: Samples learned from.
@@ -19,6 +20,7 @@ class Counters:
     """
 
     step: int = 0
+    part: int = 0
     epoch: int = 0
     batch: int = 0
     samples: int = 0

@@ -17,7 +17,7 @@ from .blocks import blocks
 from .optimization import Networks, build_optimizer
 from .registry import STRATEGIES, import_path
 from .state import State
-from .strategies import Strategy
+from .strategies import Strategy, another_optimizer
 
 
 @STRATEGIES.register("dni")
@@ -75,6 +75,10 @@ class DNIStrategy(Strategy):
         is_open = not {"sites", "recursive", "skip_last_layer"} & options.keys()
         self.is_automatic = options.get("unlock", "none") != "none"
         self.accumulates = not self.is_automatic
+        if self.is_automatic:
+            self.updates_at_once = "its optimizer steps during the forward pass (`unlock`)"
+        elif options.get("update_probability", 1.0) != 1.0:
+            self.updates_at_once = "other sites learn in each (`update_probability`)"
         self.context_key = context
         self._state: State | None = None
         self._stack, self._conditioned = ExitStack(), set[str]()
@@ -151,6 +155,11 @@ class DNIStrategy(Strategy):
             if wrapper.synthesizer_optimizer is not None:
                 wrapper.synthesizer_optimizer.zero_grad()
 
+    def hold(self) -> None:
+        """Step the synthesizers, which learn from every batch."""
+        for wrapper in self.wrappers.values():
+            wrapper.step(network=False)
+
     def step(self) -> None:
         """Clip, step the networks and step the synthesizers; nothing under update unlocking."""
         for wrapper in self.wrappers.values():
@@ -190,8 +199,15 @@ class DNIStrategy(Strategy):
         wrappers = {name: wrapper.training_state() for name, wrapper in self.wrappers.items()}
         return {**super().state_dict(), "wrappers": wrappers}
 
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As `Strategy.check_state_dict`; synthesizers have to be there, too."""
+        if "wrappers" not in state:
+            raise another_optimizer("it has no synthesizers")
+        super().check_state_dict(state)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
+        self.check_state_dict(state)
         for name, wrapper in self.wrappers.items():
             wrapper.load_training_state(state["wrappers"][name])
         super().load_state_dict(state)

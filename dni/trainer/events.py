@@ -217,3 +217,24 @@ def _heard(callback: Callback) -> list[str]:
         for name in dir(callback)
         if name.startswith("on_") and callable(inspect.getattr_static(callback, name))
     ]
+
+
+def announce(trainer: Trainer, event: str, phase: Phase) -> dict[str, float]:
+    """Tell all callbacks of an end, whatever one of them cancels, and flush the record.
+
+    Returns:
+        The scalars that were reported until then.
+
+    Raises:
+        Cancel: What the first of them raised, unless it is a `CancelEpoch`: that is over.
+    """
+    cancelled: Cancel | None = None
+    for handler in trainer.callbacks.handlers[event]:
+        try:
+            handler(trainer, phase)
+        except Cancel as cancel:
+            cancelled = cancelled or cancel
+    entries = trainer.record.flush(step=trainer.counters.step, epoch=trainer.counters.epoch)
+    if cancelled is not None and not isinstance(cancelled, CancelEpoch):
+        raise cancelled
+    return entries.scalars

@@ -25,6 +25,8 @@ class FunctionStep(BaseStep):
         strategy: What updates them; the function calls them by ``trainer.call(name)``.
     """
 
+    averages = True
+
     def __init__(
         self,
         name: str,
@@ -41,9 +43,9 @@ class FunctionStep(BaseStep):
         forward = partial(self._forward, trainer, state, phase)
         with self.frozen(trainer):
             if phase.training and self.strategy is not None:
-                self.strategy.zero_grad()
-                if self.learn(trainer, state, phase, forward):
-                    self.update(trainer, phase)
+                self.clear(trainer)
+                has_gradients = self.learn(trainer, state, phase, forward)
+                self.update(trainer, phase, has_gradients=has_gradients)
             else:
                 with torch.no_grad():
                     forward()

@@ -35,7 +35,18 @@ def at(places: Places, *path: str) -> Iterator[None]:
     except DNIError as err:
         raise PlacedError(places.say(path, str(err))) from err
     except (TypeError, ValueError, ImportError, OSError, RuntimeError) as err:
-        raise PlacedError(places.say(path, f"it could not be made: {err}.")) from err
+        raise PlacedError(places.say(path, f"it could not be made: {in_short(err)}.")) from err
+
+
+def in_short(error: BaseException) -> str:
+    r"""What an error says; of one that a worker process reports with its trace, what it was.
+
+    Example:
+        >>> in_short(ValueError("Caught it. Original Traceback: ...\nValueError: no image"))
+        'ValueError: no image'
+    """
+    said = str(error).strip()
+    return said.splitlines()[-1] if "Original Traceback" in said else said
 
 
 def parameters_of(entry: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

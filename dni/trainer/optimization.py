@@ -96,16 +96,34 @@ def make_scheduler(spec: Mapping[str, Any], optimizer: Optimizer) -> Any:
     Raises:
         ConfigError: No such scheduler, or arguments that it does not take.
     """
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("type"), str):
+        raise ConfigError(
+            f"`scheduler` is {spec!r}; a mapping with the `type` of the LR scheduler and its "
+            "arguments is needed, such as {type: StepLR, step_size: 100}."
+        )
     known = {
         name: kind
         for name, kind in vars(torch.optim.lr_scheduler).items()
         if inspect.isclass(kind) and issubclass(kind, torch.optim.lr_scheduler.LRScheduler)
     }
     name = spec["type"]
+    if name == "ReduceLROnPlateau":
+        raise ConfigError(
+            "The LR scheduler 'ReduceLROnPlateau' goes by what validation finds, of which an "
+            "optimizer does not hear; the schedule `plateau` does the same: "
+            "schedules: {optimizer/<step>/lr: {type: plateau, start_value: 1e-3, "
+            "monitor: validation/loss/<step>/<loss>}}."
+        )
     if name not in known and "." not in name and ":" not in name:
         raise ConfigError(f"There is no LR scheduler {name!r}.{did_you_mean(name, known)}")
     kind = known[name] if name in known else import_path(name, what="LR scheduler")
     options = {key: value for key, value in spec.items() if key != "type"}
+    taken = inspect.signature(kind).parameters
+    free = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    for key in options:
+        if key not in taken and not free:
+            hint = did_you_mean(key, set(taken) - {"optimizer"})
+            raise ConfigError(f"The LR scheduler {name!r} has no argument {key!r}.{hint}")
     try:
         return kind(optimizer, **options)
     except (TypeError, ValueError) as err:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError, did_you_mean
+from .data import Source
 from .registry import PHASES
 from .state import State
 from .when import When
@@ -74,3 +76,18 @@ class ValidationPhase(Phase):
 
     def __init__(self, split: str = "validation") -> None:
         self.name = self.split = split
+
+
+def source_of(trainer: Trainer, phase: Phase) -> Source:
+    """The data that a phase is for.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    source = trainer.data.get(phase.split)
+    if source is None:
+        raise ConfigError(
+            f"The phase {phase.name!r} is for the data {phase.split!r}, which is not there."
+            f"{did_you_mean(phase.split, trainer.data)}"
+        )
+    return source

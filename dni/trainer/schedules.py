@@ -11,11 +11,28 @@ from .registry import SCHEDULES
 
 
 class Schedule:
-    """A number for every step: a function of the step (from 0) alone, so it needs no state."""
+    """A number for every step: a function of the step (from 0), and of nothing else unless it says.
+
+    Attributes:
+        monitor: Name of a value that it goes by, as validation reports it; ``None``: it goes by
+            the step alone, and needs no state.
+    """
+
+    monitor: str | None = None
 
     def __call__(self, step: int) -> float:
         """The value at a step, the first of which is 0."""
         raise NotImplementedError
+
+    def hear(self, value: float) -> None:  # noqa: B027
+        """Take note of the value that it goes by, as a validation found it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take over what `state_dict` gave."""
 
 
 @SCHEDULES.register("constant")
@@ -49,15 +66,18 @@ class FunctionSchedule(Schedule):
         return float(self.function(step))
 
 
-def make_schedule(spec: Any) -> Schedule:
+def make_schedule(spec: Any, *, hears: bool = False) -> Schedule:
     """A schedule from a config.
 
     Args:
         spec: A number; a function of the step; ``{type: cosine, ...}``; or the short form with
             the name as key, ``{ramp: [0, 0.0, 100, 1.0]}``.
+        hears: Whether it will be told what validation finds; only those of the block
+            ``schedules`` are.
 
     Raises:
-        ConfigError: It is none of these, or has arguments that do not fit.
+        ConfigError: It is none of these, has arguments that do not fit, or goes by a validation
+            of which it will not hear.
 
     Example:
         >>> make_schedule({"ramp": [0, 0.0, 100, 1.0]})(25)
@@ -65,6 +85,17 @@ def make_schedule(spec: Any) -> Schedule:
         >>> make_schedule(0.5)(25)
         0.5
     """
+    schedule = _made(spec)
+    if schedule.monitor is not None and not hears:
+        raise ConfigError(
+            f"A schedule that goes by {schedule.monitor!r} hears of it only in the block "
+            "`schedules`; put it there, by the path of what it sets: "
+            "`losses/<step>/<loss>/weight`, `optimizer/<step>/lr`."
+        )
+    return schedule
+
+
+def _made(spec: Any) -> Schedule:
     if isinstance(spec, Schedule):
         return spec
     if isinstance(spec, int | float) and not isinstance(spec, bool):

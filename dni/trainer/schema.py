@@ -271,6 +271,9 @@ class Config(Block):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of autocast; float16 with a gradient scaler"
     )
+    batches_per_step: Count = Field(
+        1, description="batches of which an update takes the mean gradient"
+    )
     data: Annotated[
         dict[str, Annotated[DataConfig, BARE_NAME]],
         NO_NULLS,

@@ -43,6 +43,8 @@ class Step(BaseStep):
         ConfigError: Something in it cannot work.
     """
 
+    averages = True
+
     def __init__(
         self,
         name: str,
@@ -77,7 +79,8 @@ class Step(BaseStep):
         if accumulate > 1 and (carrying := [i.by for i in self.injections if i.injector.carries]):
             raise ConfigError(
                 f"Step {name!r} has `accumulate: {accumulate}`, and its {carrying[0]} goes on from "
-                "batch to batch, not from piece to piece of one; take a smaller `batch_size`."
+                "batch to batch, not from piece to piece of one; take a smaller `batch_size` and "
+                "more `batches_per_step`."
             )
         self.accumulate, self.keep = accumulate, frozenset(keep)
         self.window, self.requires = When(every, after, before), tuple(requires)
@@ -113,14 +116,13 @@ class Step(BaseStep):
 
     def _train(self, trainer: Any, state: State, phase: Any, step: int) -> None:
         assert self.strategy is not None
-        self.strategy.zero_grad()
+        self.clear(trainer)
         size = state.batch_size() if self.accumulate > 1 else 0
         if size < 2:
             has_gradients = self._learn(trainer, state, phase, step, 1.0)
         else:
             has_gradients = self._accumulate(trainer, state, phase, step, size)
-        if has_gradients:
-            self.update(trainer, phase)
+        self.update(trainer, phase, has_gradients=has_gradients)
 
     def _accumulate(self, trainer: Any, state: State, phase: Any, step: int, size: int) -> bool:
         keys, parts, start, has_gradients = list(state), [], 0, False

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import CheckpointError, ConfigError, did_you_mean
 from ..metered import Statistics
 from ..optimizers import OPTIMIZERS
 from .optimization import Networks, make_scheduler
 from .registry import STRATEGIES, import_path
 from .state import State
 
+Gradients = Mapping[str, Mapping[str, Tensor]]
+"""Gradients by network and parameter."""
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,9 +38,11 @@ class Strategy:
     Attributes:
         optimizers: The optimizers by name, whose learning rate ``set("lr", …)`` sets.
         accumulates: Whether gradients of several chunks may be summed before a step.
+        updates_at_once: Why those of several batches cannot be; empty where they can.
     """
 
     accumulates = True
+    updates_at_once = ""
 
     def __init__(
         self,
@@ -104,6 +108,9 @@ class Strategy:
         """Bring gradients to the parameters. Shape of the loss ``[]``."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
+    def hold(self) -> None:
+        """Keep the gradients of this batch: those of others are added before the step."""
+
     def step(self) -> None:
         """Update the networks."""
         for optimizer in self.optimizers.values():
@@ -151,6 +158,21 @@ class Strategy:
         """How well synthesizers predict, by site; empty where there are none."""
         return {}
 
+    def gradients(self) -> Gradients:
+        """The gradients that its networks hold, by network and parameter."""
+        return {
+            name: {key: p.grad for key, p in network.named_parameters() if p.grad is not None}
+            for name, network in self.networks.items()
+        }
+
+    def set_gradients(self, gradients: Gradients) -> None:
+        """Go on with what `gradients` gave; what is not among them is cleared."""
+        for name, network in self.networks.items():
+            held = gradients.get(name, {})
+            for key, parameter in network.named_parameters():
+                gradient = held.get(key)
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on from, but for the networks."""
         return {
@@ -159,15 +181,48 @@ class Strategy:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuse what another strategy or optimizer saved.
+
+        Raises:
+            CheckpointError: It did.
+        """
+        saved = state.get("optimizers", self.optimizers)
+        if saved is self.optimizers:
+            return  # a strategy that saves its own
+        is_other = saved.keys() != self.optimizers.keys() or any(
+            _differ(saved[key], optimizer) for key, optimizer in self.optimizers.items()
+        )
+        if is_other:
+            raise another_optimizer("its optimizer has other settings or other parameters")
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         for key, optimizer in self.optimizers.items():
             # Copied: torch's optimizers keep the very tensors they are given.
             optimizer.load_state_dict(copy.deepcopy(state["optimizers"][key]))
         for key, scheduler in self.schedulers.items():
-            scheduler.load_state_dict(state["schedulers"][key])
+            if key in state["schedulers"]:
+                scheduler.load_state_dict(state["schedulers"][key])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def another_optimizer(what: str) -> CheckpointError:
+    """The error that a checkpoint is of another strategy."""
+    return CheckpointError(
+        f"The checkpoint is of a run by another optimizer: {what}. Its networks alone can be gone "
+        "on from: -c FILE without -r."
+    )
+
+
+def _differ(saved: Mapping[str, Any], optimizer: Optimizer) -> bool:
+    """Whether groups have other settings (those of another torch may have more) or sizes."""
+    groups = saved["param_groups"], optimizer.param_groups
+    if [len(g["params"]) for g in groups[0]] != [len(g["params"]) for g in groups[1]]:
+        return True
+    pairs = [(set(a), set(b)) for a, b in zip(*groups, strict=True)]
+    return any(not (a <= b or b <= a) for a, b in pairs)
 
 
 def make_strategy(spec: Mapping[str, Any], networks: Networks, **shared: Any) -> Strategy:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, ConfigError, did_you_mean
+from ..errors import ConfigError, did_you_mean
 from ..metered import Statistics
 from ..seam import SITE
 from ..temporal import TemporalDNI
@@ -17,6 +17,7 @@ from .backprop import Backprop
 from .optimization import Networks
 from .registry import STRATEGIES, import_path
 from .state import State
+from .strategies import another_optimizer
 
 _OURS = {"network", "optim", "update", "clip", "grad_scaler"}
 
@@ -180,6 +181,10 @@ class TemporalDNIStrategy(Backprop):
         if self.wrapper.synthesizer_optimizer is not None:
             self.wrapper.synthesizer_optimizer.zero_grad()
 
+    def hold(self) -> None:
+        """Step the synthesizer, which learns from every window."""
+        self.wrapper.step(network=False)
+
     def step(self) -> None:
         """Step the synthesizer; clip and step the networks."""
         self.wrapper.step(network=False)  # first: the scale of the loss is still that of backward
@@ -211,17 +216,15 @@ class TemporalDNIStrategy(Backprop):
         window = {"wrapper": self.wrapper.training_state(), "context_size": size}
         return {**super().state_dict(), **window}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
-
-        Raises:
-            CheckpointError: It is of another strategy.
-        """
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As `Strategy.check_state_dict`; a synthesizer has to be there, too."""
         if "wrapper" not in state:
-            raise CheckpointError(
-                "The checkpoint has no synthesizer: it is of a run by another optimizer. Its "
-                "networks alone can be gone on from: -c FILE without -r."
-            )
+            raise another_optimizer("it has no synthesizer")
+        super().check_state_dict(state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.check_state_dict(state)
         if not self._is_sized and state["context_size"] != self.wrapper.interfaces.context_size:
             self._make(state["context_size"])
         self.wrapper.load_training_state(state["wrapper"])

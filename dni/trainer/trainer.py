@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
 from . import checkpoint
+from .base_step import check_averaging
 from .counters import Counters
 from .data import Source
 from .events import Callback
@@ -21,6 +22,7 @@ from .phases import Phase, TrainingPhase, ValidationPhase
 from .record import Record
 from .schedules import Schedule, make_schedule
 from .state import State
+from .strategies import Strategy
 from .when import When
 
 StepLike = Callable[["Trainer", State, Phase], object]
@@ -56,6 +58,9 @@ class Trainer:
         seed: Seed of everything random, set when a fit begins at step 0; ``None`` sets none.
         max_steps: Updates after which a fit ends.
         max_epochs: Epochs after which it ends.
+        batches_per_step: Batches of which an update takes the mean gradient. Everything that
+            counts steps counts updates; a step that is left unfinished at the end of an epoch
+            goes on in the next.
         device: Where networks and batches live.
         run: The folder of the run; ``None``: nothing is written.
         log: When the event ``log`` happens, by the number of the step.
@@ -113,6 +118,7 @@ class Trainer:
         seed: int | None = 0,
         max_steps: int | None = None,
         max_epochs: int | None = None,
+        batches_per_step: int = 1,
         device: str | torch.device = "cpu",
         run: Run | None = None,
         log: int | Mapping[str, Any] | When = 50,
@@ -133,6 +139,8 @@ class Trainer:
         if phases is None:
             phases = [TrainingPhase(), *([ValidationPhase()] if "validation" in data else [])]
         self.phases = list(phases)
+        self.batches_per_step = batches_per_step
+        check_averaging(self.steps, batches_per_step)
         self.seed, self.max_steps, self.max_epochs = seed, max_steps, max_epochs
         self.validate_epochs, self.validate_steps = validate_epochs, validate_steps
         self.checkpoint_epochs, self.checkpoint_steps = checkpoint_epochs, checkpoint_steps
@@ -153,7 +161,7 @@ class Trainer:
         self.exception: BaseException | None = None
         self.callbacks = Callbacks(callbacks, strict=strict_callbacks)
         self.schedules: dict[str, Schedule] = {
-            path: make_schedule(spec) for path, spec in (schedules or {}).items()
+            path: make_schedule(spec, hears=True) for path, spec in (schedules or {}).items()
         }
         self._loop = Loop(self)
 
@@ -191,9 +199,14 @@ class Trainer:
                     return wrapped
         return network
 
+    @property
+    def ends_step(self) -> bool:
+        """Whether the update is due with the batch that runs (see ``batches_per_step``)."""
+        return self.counters.part + 1 >= self.batches_per_step
+
     def cancel(self, reason: str = "cancelled") -> None:
         """End the fit after the current step, or after the end of the epoch if that is near."""
-        self._loop.cancel(reason)
+        self._loop.interruption.cancel(reason)
 
     # -- running -----------------------------------------------------------------------------
 
@@ -226,7 +239,7 @@ class Trainer:
             self._loop.train(phase)
             self.counters.phase, self.counters.epoch = 0, self.counters.epoch + 1
         else:
-            self._loop.validate(phase)
+            self._loop.validation.run(phase)
 
     def evaluate(self, split: str = "validation") -> dict[str, float]:
         """Validate on a split, by all phases for it that do not train.
@@ -323,6 +336,11 @@ class Trainer:
                 {"data": {"train": state["data"].get("train")}},
                 {"data": {"train": now.get("train")}},
             )
+        if not faults:
+            for name, saved in state["steps"].items():
+                strategy = getattr(self.steps[name], "strategy", None)
+                if "strategy" in saved and isinstance(strategy, Strategy):
+                    strategy.check_state_dict(saved["strategy"])
         if faults:
             config = checkpoint.differences(state["config"] or {}, self.config or {})
             shown = [f"  {line}" for line in [*faults[:12], *(f"config {c}" for c in config[:12])]]

@@ -16,7 +16,8 @@ VALIDATION = SimpleNamespace(name="validation", training=False, split="validatio
 class Standin:
     def __init__(self, networks: dict[str, nn.Module], *steps: Any) -> None:
         self.networks, self.steps = networks, {s.name: s for s in steps}
-        self.counters = SimpleNamespace(step=0)
+        self.counters = SimpleNamespace(step=0, part=0)
+        self.batches_per_step, self.ends_step = 1, True
         self.events: list[str] = []
         self.scalars: list[tuple[str, Any]] = []
         self.record = SimpleNamespace(scalar=lambda key, value: self.scalars.append((key, value)))

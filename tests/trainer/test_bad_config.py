@@ -28,6 +28,39 @@ LOSS = "{type: l2, input: twice, target: logits}"
         ("optimizer", "{type: dni, optim: {type: sgd, lr: high}}", ["`lr` is 'high'"]),
         ("optimizer", "{type: dni, lr: 1}", ["has no argument 'lr'", "`optim: {", "`grad_lr`"]),
         ("optimizer", "{type: sgd, momentum: high}", ["Check the arguments", "such as 1e-3"]),
+        ("optimizer", "{type: sgd, scheduler: StepLR}", ["`scheduler` is 'StepLR'", "{type: "]),
+        ("optimizer", "{type: sgd, scheduler: {typ: StepLR}}", ["a mapping with the `type`"]),
+        (
+            "optimizer",
+            "{type: sgd, scheduler: {type: StepLR, stepsize: 3}}",
+            ["no argument 'stepsize'", "Did you mean 'step_size'?"],
+        ),
+        (
+            "optimizer",
+            "{type: sgd, scheduler: {type: ReduceLROnPlateau}}",
+            ["optimizer: The LR scheduler 'ReduceLROnPlateau'", "the schedule `plateau`"],
+        ),
+        (
+            "schedules/optimizer/classify/lr",
+            "{type: plateau, start_value: 1, monitor: validation/loss/clasify/ce}",
+            ["schedule 'optimizer/classify/lr'", "Did you mean 'validation/loss/classify/ce'?"],
+        ),
+        (
+            "schedules/optimizer/classify/lr",
+            "{type: plateau, start_value: 1, monitor: validation/accuracy, patience: -2}",
+            ["schedules/optimizer/classify/lr: `patience` is -2"],
+        ),
+        (
+            "steps/classify/losses/ce/weight",
+            "{type: plateau, start_value: 1, monitor: validation/accuracy}",
+            ["ce/weight", "only in the block `schedules`"],
+        ),
+        (
+            "callbacks",
+            "[{type: early_stopping, monitor: validation/loss/clasify/ce}]",
+            ["`EarlyStopping`", "no validation will report", "'validation/loss/classify/ce'?"],
+        ),
+        ("batches_per_step", "0", ["batches_per_step: it is 0", "greater than or equal to 1"]),
         ("optimizer/lrr", "1", ["optimizer", "Did you mean 'lr'?"]),
         ("optimizer", "{type: dni, lamda: 1}", ["optimizer", "Did you mean 'lambda'?"]),
         ("optimizer", "null", ["steps/classify", "no optimizer"]),
@@ -124,3 +157,45 @@ def test_a_file_that_cannot_be_imported_is_told(fault, capsys, tmp_path, monkeyp
     told = capsys.readouterr().err
     assert f"networks/net: The network '{name}.Net'" in told
     assert "Traceback" not in told
+
+
+INTERRUPT = """
+import signal
+from dni.trainer import Callback
+
+class Interrupt(Callback):
+    def __init__(self, times):
+        self.times = times
+
+    def on_backward_end(self, trainer, phase):
+        for _ in range(self.times):
+            signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [(1, "go on with: dni run --resume"), (2, "nothing is saved: there was no update yet")],
+)
+def test_ctrl_c_in_the_first_batch_says_how_to_go_on(times, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "interrupting.py").write_text(INTERRUPT)
+    words = ["-t", "--callbacks", f"[{{type: interrupting.Interrupt, times: {times}}}]"]
+    assert main(["run", "-b", str(FCN), *words, "--log/tensorboard", "false"]) == 130
+    assert told in capsys.readouterr().err
+    assert len(list(Path("runs").glob("*/checkpoints/*.pt"))) == 2 - times
+
+
+def test_what_a_worker_raises_is_told_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken.py").write_text(
+        "class Images(list):\n"
+        "    def __init__(self): super().__init__(range(100))\n"
+        "    def __getitem__(self, index): raise ValueError('no image 7')\n"
+    )
+    words = ["-t", "--data/train", "{type: broken.Images, workers: 1, keys: [image]}"]
+    assert main(["run", "-b", str(FCN), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("data/train: it could not be made: ValueError: no image 7.")

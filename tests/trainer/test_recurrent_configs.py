@@ -28,6 +28,7 @@ from dni.trainer.cli import main
 from dni.trainer.config import load_config
 from dni.trainer.recurrent import Recurrent
 from dni.trainer.run import Run
+from dni.trainer.strategies import make_strategy
 from dni.trainer.temporal_strategy import TemporalDNIStrategy
 from tasks.copy.lessons import Curriculum
 from tasks.copy.stream import Episodes, Trials
@@ -309,10 +310,35 @@ def test_a_shrunk_gradient_is_as_long_as_it_is_right() -> None:
         assert strategy.wrapper.scale == min(max(answer["cosine"] * ratio, 0), 1)
 
 
-def test_a_checkpoint_of_another_strategy_is_refused() -> None:
-    other = Backprop({"core": nn.LSTM(2, 5)}).state_dict()
-    with pytest.raises(CheckpointError, match="-c FILE without -r"):
-        TemporalDNIStrategy({"core": nn.LSTM(2, 5)}).load_state_dict(other)
+@pytest.mark.parametrize(
+    ("saved", "now"),
+    [
+        ("adamw", "temporal_dni"),
+        ("temporal_dni", "dni"),
+        ("adamw", "dni"),
+        ("dni", "adamw"),
+        ("adamw", "sgd"),
+    ],
+)
+def test_a_checkpoint_of_another_strategy_is_refused(saved: str, now: str) -> None:
+    nets = [{"core": nn.LSTM(2, 5)} for _ in range(2)]
+    steps = [
+        Step(
+            "fit",
+            training=["core"],
+            strategy=make_strategy({"type": name}, net),
+            losses={"l2": {"type": "torch.nn.functional.mse_loss", "input": "x", "target": "y"}},
+        )
+        for name, net in zip((saved, now), nets, strict=True)
+    ]
+    first, second = (
+        Trainer(net, {"fit": step}, {"train": Windows()})
+        for net, step in zip(nets, steps, strict=True)
+    )
+    before = [weight.clone() for weight in weights(second)]
+    with pytest.raises(CheckpointError, match="by another optimizer: .* -c FILE without -r"):
+        second.load_state_dict(first.state_dict(), restart=True)
+    assert_same(weights(second), before)
 
 
 # -- the configs ---------------------------------------------------------------------------------
@@ -460,39 +486,76 @@ def test_copy_is_what_the_script_does(files: Files, method: str, corpus: Path) -
 @pytest.mark.parametrize("files", [WORDS], indirect=True)
 @pytest.mark.parametrize("name", ["words-bptt", "words-ahead"])
 def test_the_language_model_is_what_the_script_does(files: Files, name: str, corpus: Path) -> None:
-    loaded = load(name, corpus, ("train/max_steps", "30"), ("validate/every_steps", "30"))
-    rate = {"ramp": [0, 2e-3 / 101, 100, 2e-3]}
-    loaded.config.schedules = {"optimizer/read/lr": rate}
+    every = ("validate/every_steps", "10")
+    loaded = load(name, corpus, ("train/max_steps", "40"), every)
+    schedules = loaded.config.schedules
+    faster = {"start_value": 0.2, "warmup": 5}  # so that the validation gets worse, too
+    schedules["optimizer/read/lr"] |= faster
     synthesis = None
     if name == "words-ahead":
-        synthesis = files.learners.Synthesis(ahead=8, lr=2e-3, warmup=5)
+        synthesis = files.learners.Synthesis(ahead=8, lr=0.2, warmup=5)
         warm = {"type": "piecewise", "points": [[0, 0.0], [5, 1.0]], "between": "hold"}
-        loaded.config.schedules |= {"optimizer/read/grad_lr": rate, "optimizer/read/scale": warm}
+        schedules["optimizer/read/grad_lr"] |= faster
+        schedules["optimizer/read/scale"] = warm
     trainer = build_trainer(loaded)
     trainer.fit()
     texts = files.data.load_corpus(corpus, characters=False, size=10_000)
-    torch.manual_seed(0)
-    symbols = len(texts.vocabulary)
-    model = files.model.LanguageModel(symbols, units=16, embedding=16)
-    model.start_at(torch.bincount(texts.train, minlength=symbols))
-    learner = files.learners.Learner(model, lr=2e-3, clip=1.0, synthesis=synthesis)
-    schedule = files.schedule.Schedule(name="constant", updates=30, warmup=100)
-    (row,) = files.training.train(
+    learner = files.learners.Learner(_model(files, texts), lr=0.2, clip=1.0, synthesis=synthesis)
+    schedule = files.schedule.Schedule(name="plateau", updates=40, warmup=5)
+    *_, row = files.training.train(
         learner,
         texts,
         schedule,
         files.training.Progress(),
-        updates=30,
+        updates=40,
         batch_size=8,
         steps=5,
-        evaluate_every=30,
+        evaluate_every=10,
         seed=0,
     )
-    assert_same(weights(trainer), list(model.parameters()))
+    assert_same(weights(trainer), list(learner.model.parameters()))
+    assert 0 < schedule.falls == trainer.schedules["optimizer/read/lr"].falls
     assert trainer.record.value("validation/loss/read/entropy") == pytest.approx(row.valid)
     assert trainer.record.value("validation/language/perplexity") == pytest.approx(
         files.history.figure(row.valid, characters=False)
     )
+
+
+@pytest.mark.parametrize("files", [WORDS], indirect=True)
+@pytest.mark.parametrize("name", ["words-bptt", "words-dni"])
+def test_an_update_of_several_windows_is_the_scripts(files: Files, name: str, corpus: Path) -> None:
+    several = ("batches_per_step", "3")
+    loaded = load(name, corpus, several, ("train/max_steps", "12"), ("validate/every_steps", "5"))
+    loaded.config.schedules = {}
+    synthesis = None if name == "words-bptt" else files.learners.Synthesis(warmup=0)
+    trainer = build_trainer(loaded)
+    trainer.fit()
+    texts = files.data.load_corpus(corpus, characters=False, size=10_000)
+    learner = files.learners.Learner(
+        _model(files, texts), lr=2e-3, clip=1.0, accumulate=3, synthesis=synthesis
+    )
+    data, epoch = trainer.data["train"], 0
+    while learner.updates < 12:
+        for batch in data.batches(epoch, training=True):
+            if learner.updates < 12:
+                window = files.data.Window(
+                    inputs=batch["symbols"],
+                    targets=batch["targets"],
+                    ahead=batch["symbols"][:0],
+                    is_last=batch["done"],
+                )
+                learner.learn(window)
+        epoch += 1
+    assert epoch > 1  # an update goes on in the next epoch
+    assert_same(weights(trainer), list(learner.model.parameters()))
+
+
+def _model(files: Files, texts: Any) -> nn.Module:
+    torch.manual_seed(0)
+    symbols = len(texts.vocabulary)
+    model: nn.Module = files.model.LanguageModel(symbols, units=16, embedding=16)
+    model.start_at(torch.bincount(texts.train, minlength=symbols))
+    return model
 
 
 def test_the_bar_shows_the_length(corpus: Path) -> None:

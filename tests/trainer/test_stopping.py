@@ -12,7 +12,10 @@ from small_task import make
 
 from dni.errors import ConfigError
 from dni.trainer.callbacks import Checkpointing, EarlyStopping, Metrics, StopOnNaN
+from dni.trainer.evaluators import Entry, Evaluator, attach_evaluators
 from dni.trainer.events import Callback
+from dni.trainer.phases import ValidationPhase
+from dni.trainer.trainer import Trainer
 
 
 class Scores(Callback):
@@ -72,6 +75,43 @@ def test_patience_resumes() -> None:
     rest.max_epochs = 6
     rest.fit()
     assert rest.counters.step == 20
+
+
+@pytest.mark.parametrize("where", [0, 2])
+def test_validations_of_several_splits_count_once(where: int, tmp_path: Path) -> None:
+    stop = EarlyStopping("validation/loss/classify/ce", patience=2, min_delta=99.0)
+    saving = Checkpointing(monitor="validation/loss/classify/ce", keep_last=9)
+    trainer = make(Metrics(), stop, saving, folder=tmp_path, max_epochs=9)
+    trainer.data["other"] = trainer.data["validation"]
+    trainer.phases.insert(where, ValidationPhase("other"))
+    assert "in 2 validations" in trainer.fit()
+    assert trainer.counters.step == 15
+    # An evaluation of another split says nothing of what it goes by.
+    fresh = make(Metrics(), EarlyStopping("validation/loss/classify/ce"))
+    fresh.data["other"] = trainer.data["other"]
+    assert "loss/classify/ce" in fresh.evaluate("other")
+    assert fresh.callbacks.find(EarlyStopping).waited == 0
+
+
+def test_a_value_of_an_evaluator_is_taken_when_its_turn_has_come(tmp_path: Path) -> None:
+    class Counting(Evaluator):
+        count = 0
+
+        def result(self, trainer: Trainer) -> dict[str, float]:
+            self.count += 1
+            return {"count": self.count}
+
+    name = "validation/late/count"
+    saving = Checkpointing(monitor=name, keep_last=9)
+    trainer = make(EarlyStopping(name, patience=1), saving, folder=tmp_path, max_epochs=5)
+    attach_evaluators(trainer, [Entry("late", Counting(), every_epochs=2)])
+    assert "in 1 validations" in trainer.fit()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    # After the epochs 2 and 4; the others have no score.
+    assert names == [
+        *("step-00000005.pt", "step-00000010_1.0.pt"),
+        *("step-00000015.pt", "step-00000020_2.0.pt"),
+    ]
 
 
 def test_a_misspelt_value_and_a_wrong_mode_are_named() -> None:

@@ -9,6 +9,7 @@ from ...errors import CheckpointError
 from ..checkpoint import Checkpoints
 from ..events import Callback
 from ..registry import CALLBACKS
+from ..validation import is_awaited
 from .stopping import StopOnNaN, check_mode
 
 if TYPE_CHECKING:
@@ -64,8 +65,14 @@ class Checkpointing(Callback):
         self._saved_at = self._goes_on_from = trainer.counters.step
 
     def on_validate_end(self, trainer: Trainer, phase: Phase) -> None:
-        """Note that there is a score."""
-        self._validated_at = trainer.counters.step
+        """Note that there is a score, unless what was reported of it is of an earlier time."""
+        name, record = self.monitor, trainer.record
+        validated = name is not None and name.startswith((f"{phase.name}/", f"{phase.split}/"))
+        is_old = name not in record.waiting() and (
+            name in record.latest or is_awaited(trainer, name or "")
+        )
+        if not (validated and is_old):
+            self._validated_at = trainer.counters.step
 
     def on_checkpoint(self, trainer: Trainer, phase: Phase) -> None:
         """Save."""

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class EMA(Callback):
     r"""Keeps :math:`\bar\theta \leftarrow r \bar\theta + (1 - r) \theta` after every step.
 
-    Parameters are averaged, buffers (running statistics) copied. Once per batch, however many
-    steps it has; where `every` is above 1 the rate is raised to that power.
+    Parameters are averaged, buffers (running statistics) copied. Once per update, however many
+    steps a batch has; where `every` is above 1 the rate is raised to that power.
 
     Args:
         rate: :math:`r`, from 0 to below 1.
         networks: Names of the networks; ``None`` for all.
-        every: Batches between two updates.
+        every: Steps between two of its updates.
         validate: Whether phases that do not train use the average in the network's place.
 
     Raises:
@@ -74,7 +74,7 @@ class EMA(Callback):
     @torch.no_grad()
     def on_step_end(self, trainer: Trainer, phase: Phase) -> None:
         """Move the averages, if it is time."""
-        if phase.training and self.when.fires(trainer.counters.step):
+        if phase.training and trainer.ends_step and self.when.fires(trainer.counters.step):
             for name, average in self.averages.items():
                 average.update_parameters(trainer.networks[name])
 

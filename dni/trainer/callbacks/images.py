@@ -144,7 +144,7 @@ class ImageDump(Callback):
     def on_step_end(self, trainer: Trainer, phase: Phase) -> None:
         """Write the pictures of this batch, if it is time."""
         step = trainer.counters.step
-        if not phase.training or not self.when.fires(step):
+        if not (phase.training and trainer.ends_step and self.when.fires(step)):
             return
         for key in self.keys:
             if key not in trainer.step:

@@ -107,13 +107,14 @@ def find_lr(
             "least 3 steps are needed."
         )
     phase = next(p for p in trainer.phases if p.training)
-    kept = trainer.networks, trainer.steps
+    kept = trainer.networks, trainer.steps, trainer.batches_per_step, trainer.counters.part
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
     with rehearsal(trainer):
         try:
-            trainer.networks, trainer.steps = copy.deepcopy(kept)
+            trainer.networks, trainer.steps = copy.deepcopy(kept[:2])
+            trainer.batches_per_step, trainer.counters.part = 1, 0
             trainer.phase = phase
             strategy: Any = getattr(trainer.steps[name], "strategy", None)
             for index, batch in enumerate(_endless(trainer, phase)):
@@ -133,7 +134,7 @@ def find_lr(
                 if len(rates) == count:
                     break
         finally:
-            trainer.networks, trainer.steps = kept
+            trainer.networks, trainer.steps, trainer.batches_per_step, trainer.counters.part = kept
     return LRCurve(rates, losses)
 
 

@@ -46,9 +46,10 @@ class SanityCheck(Callback):
     """Before the first step, checks data and steps, and runs the steps on a validation batch.
 
     Looked for: no training data, data without a batch, batches that are no dictionary, nothing
-    that steps an optimizer, a key that an injector, loss or evaluator reads and nothing writes,
-    and whatever the steps raise on a batch of the validation data. Nothing is trained. Missing
-    validation data is only logged as a warning.
+    that steps an optimizer, a key that an injector, loss or evaluator reads and nothing writes, a
+    loss of the validation that a callback or schedule goes by and no step has, and whatever the
+    steps raise on a batch of the validation data. Nothing is trained. Missing validation data is
+    only logged as a warning.
 
     Args:
         dry_run: Whether the steps are run.
@@ -68,13 +69,15 @@ class SanityCheck(Callback):
             return
         if "validation" not in trainer.data:
             logger.warning("There is no validation data: add `validation` to `data`.")
-        evaluators = trainer.callbacks.find("Evaluators")
+        evaluators, kept = trainer.callbacks.find("Evaluators"), list(trainer.callbacks)
         with rehearsal(trainer):
             faults = list(_faults(trainer, phase.split))
             if not faults and self.dry_run and "validation" in trainer.data:
                 faults = list(_faults_of_a_run(trainer))
-                if not faults and evaluators is not None:
-                    faults = list(_unread_by_evaluators(trainer, evaluators.entries))
+                if not faults:
+                    entries = () if evaluators is None else evaluators.entries
+                    faults = list(_unread_by_evaluators(trainer, entries))
+                    faults += _unreported(trainer, kept)
         if faults:
             found = "\n".join(f"  - {fault}" for fault in faults)
             raise ConfigError(f"The run would not work:\n{found}")
@@ -147,13 +150,39 @@ def _unread_by_evaluators(trainer: Trainer, entries: Any) -> Iterator[str]:
     One that a step of a config says it writes may come later, when its window opens; and a phase
     of the user's own may write what it likes.
     """
-    if any(p.name == "validation" and type(p).step is not Phase.step for p in trainer.phases):
+    if _validates_by_hand(trainer):
         return
     steps = trainer.steps.values()
     there = set(trainer.step).union(*(getattr(step, "writes", None) or () for step in steps))
     for entry in entries:
         if entry.split == "validation" and not entry.alone and entry.evaluator.needs_data:
             yield from _unread(f"evaluator {entry.name!r}", entry.reads, there)
+
+
+def _validates_by_hand(trainer: Trainer) -> bool:
+    """Whether a phase of the user's own is the validation."""
+    return any(p.name == "validation" and type(p).step is not Phase.step for p in trainer.phases)
+
+
+def _unreported(trainer: Trainer, callbacks: list[Callback]) -> Iterator[str]:
+    """Losses of the validation that a callback or a schedule goes by and no step has.
+
+    A callback or phase of the user's own may report what it likes.
+    """
+    own = any(not type(callback).__module__.startswith("dni.") for callback in callbacks)
+    if own or _validates_by_hand(trainer):
+        return
+    start = "validation/loss/"
+    steps = trainer.steps.values()
+    there = set(trainer.step).union(*(getattr(step, "writes", None) or () for step in steps))
+    reported = [f"validation/{key}" for key in there if key.startswith("loss/")]
+    monitors: dict[str, Any] = {f"The callback `{c.name}`": c for c in callbacks}
+    monitors |= {f"The schedule {path!r}": s for path, s in trainer.schedules.items()}
+    for who, one in monitors.items():
+        monitor = getattr(one, "monitor", None)
+        if monitor and monitor.startswith(start) and monitor not in reported:
+            near = did_you_mean(monitor, reported)
+            yield f"{who} goes by {monitor!r}, which no validation will report.{near}"
 
 
 def _faults_of_a_run(trainer: Trainer) -> Iterator[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ..events import Callback, CancelFit
 from ..registry import CALLBACKS
+from ..validation import value_at_end
 from .metrics import LOSS
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ class EarlyStopping(Callback):
         self.waited = 0
 
     def on_validate_end(self, trainer: Trainer, phase: Phase) -> None:
-        """Compare with the best value so far."""
-        value = trainer.record.value(self.monitor)
+        """Compare with the best value so far, if it is this phase that reports it."""
+        value = value_at_end(trainer, phase, self.monitor)
+        if value is None:
+            return
         gain = self.best - value if self.mode == "min" else value - self.best
         if gain > self.min_delta:
             self.best, self.waited = value, 0
@@ -127,6 +130,11 @@ class StopOnNaN(Callback):
             self._stop(found, trainer.counters.step)
         if self._waiting and (trainer.counters.step + 1) % self.every == 0:
             self._look(trainer)
+
+    def on_step_end(self, trainer: Trainer, phase: Phase) -> None:
+        """Look at the losses of a batch whose gradients wait for others."""
+        if phase.training and not trainer.ends_step:
+            self.on_optimizer_begin(trainer, phase)
 
     def on_checkpoint(self, trainer: Trainer, phase: Phase | None) -> None:
         """Look before something is saved."""

@@ -68,6 +68,8 @@ class Traces(Callback):
     def on_step_end(self, trainer: Trainer, phase: Phase) -> None:
         """Call the functions, if it is time."""
         step = trainer.counters.step
+        if phase.training and not trainer.ends_step:
+            return
         if phase.training != self.training or not self.when.fires(step):
             return
         for name, function in self.functions.items():

@@ -155,12 +155,12 @@ def _train(trainer: Trainer, run: Run) -> int:
     try:
         reason = trainer.fit()
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with: dni run --resume {run.path} -t", file=sys.stderr)
+        print(f"\ninterrupted; {_way_on(run)}", file=sys.stderr)
         raise
     except SystemExit as stop:
         if stop.code != TERMINATED:
             raise
-        print(f"\nended; go on with: dni run --resume {run.path} -t", file=sys.stderr)
+        print(f"\nended; {_way_on(run)}", file=sys.stderr)
         return TERMINATED
     if trainer_failed(trainer):
         print(f"dni run: error: {reason}", file=sys.stderr)
@@ -174,6 +174,14 @@ def _train(trainer: Trainer, run: Run) -> int:
     for picture in pictures:
         print(f"#   {picture}")
     return code
+
+
+def _way_on(run: Run) -> str:
+    try:
+        run.checkpoint()
+    except DNIError:
+        return "nothing is saved: there was no update yet"
+    return f"go on with: dni run --resume {run.path} -t"
 
 
 def trainer_failed(trainer: Trainer) -> bool:
