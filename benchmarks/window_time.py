@@ -16,12 +16,13 @@ from dni import TemporalDNI
 from interleave import Spread, Step, cells, interleave, ratios
 from report import benchmark_parser, default_output, markdown_table, provenance, write_report
 from runs import finished
+from window_by_hand import step_by_hand
 from workloads import make_optimizer
 
 COLUMNS = ["case", "method", "BPTT ms", "DNI ms", "DNI / BPTT", "quartiles"]
 BLOCK_SECONDS = 0.06
 BATCHES = 8
-BPTT = "BPTT"
+BPTT, BY_HAND = "BPTT", "by hand, linear"
 METHODS: dict[str, dict[str, Any]] = {
     "DNI": {},
     "DNI, train_every 2": {"train_every": 2},
@@ -37,7 +38,8 @@ clearing of gradients; with DNI the synthesizer is asked, learns and steps too, 
 in one of k windows. Nothing of the loop differs but the wrapper. The contenders of a case run in
 turns, block of windows by block of windows, in one process. A ratio is taken within one repeat;
 the table has the median and the quartiles of {repeats} of them. Times are medians. All use
-`torch.optim.Adam`."""
+`torch.optim.Adam`. *By hand* is a loop for this one network (`benchmarks/window_by_hand.py`) that
+does the mathematics of the first row, and nothing else: no checks, no statistics, no episodes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,6 +177,8 @@ def measure(
         steps[name] = training_step(
             case, device, lambda core, options=options: TemporalDNI(core, **options)
         )
+    by_hand = Model(case, lambda core: core).to(device)
+    steps[BY_HAND] = step_by_hand(by_hand, windows(case, device))
     seconds = interleave(steps, device, repeats=repeats, block_seconds=BLOCK_SECONDS)
     return {
         name: (
@@ -182,7 +186,7 @@ def measure(
             Spread.of(seconds[name]),
             ratios(seconds[name], seconds[BPTT]),
         )
-        for name in METHODS
+        for name in (*METHODS, BY_HAND)
     }
 
 
