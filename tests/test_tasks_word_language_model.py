@@ -83,6 +83,19 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, method: str) -> No
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_checkpoint_of_before_there_was_shrink_goes_on(tmp_path: Path) -> None:
+    common = ["--data", str(write_corpus(tmp_path / "corpus")), *SMALL, "--save", "run.pt"]
+    (first,) = WORDS.run_all(tmp_path, "main.py", [[*common, "--max-steps", "5"]])
+    assert first[0] == 0
+    older = torch.load(tmp_path / "run.pt", weights_only=True)
+    del older["arguments"]["shrink"]
+    torch.save(older, tmp_path / "run.pt")
+    words = [*common, "--max-steps", "10", "--resume", "run.pt"]
+    (refused, resumed) = WORDS.run_all(tmp_path, "main.py", [[*words, "--no-shrink"], words])
+    assert "saved with --shrink and this run has no --shrink" in refused[2]
+    assert (resumed[0], resumed[2]) == (0, "")
+
+
 def test_plateau_slows_down_and_stops_early(tmp_path: Path) -> None:
     corpus = str(write_corpus(tmp_path / "corpus", valid="the the the the\n" * 20))
     words = ["--data", corpus, "--lr", "0.1", "--patience", "2", "--updates", "1000", *SMALL]
@@ -124,6 +137,8 @@ def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
         (["--data", "latin"], "latin/test.txt: the bytes from 3 on are not UTF-8"),
         (["--data", "short"], "short has 5 words to train on, and 32 streams"),
         ([*good, "--window", "500"], "take a smaller --batch-size or --window"),
+        ([*good, "--ahead", "50000"], "take a smaller --batch-size, --ahead or --window"),
+        (["--method", "bptt", "--no-shrink"], "--no-shrink is about synthetic gradients"),
         (["--tied", "--embedding", "3"], "--tied needs --embedding 128"),
         (["--method", "bptt", "--scale", "0"], "--scale is about synthetic gradients"),
         (["--dni-network", "lineal", *good], "linear"),

@@ -190,6 +190,8 @@ def check_averaging(steps: Mapping[str, object], batches: int) -> None:
             reason = f"a `{type(step).__name__}` steps as it likes" if step.training else ""
             if step.averages:
                 reason = "" if step.strategy is None else step.strategy.updates_at_once
+                if getattr(step, "requires", ()):
+                    reason = "batches that lack what it `requires` have no part in an update"
         if reason:
             raise ConfigError(
                 f"`batches_per_step` is {batches}, and the step {name!r} updates with every batch: "

@@ -15,9 +15,9 @@ from .schedules import Schedule, number
 class Plateau(Schedule):
     r"""Falls by a factor whenever a validated value has not got better for some validations.
 
-    The same numbers as ``torch.optim.lr_scheduler.ReduceLROnPlateau``, after a warm-up in a
-    straight line. A value is better if it is below :math:`(1 - t) \cdot \text{best}`; with
-    ``mode: max`` above :math:`(1 + t) \cdot \text{best}`; where the threshold is absolute,
+    The same numbers as ``torch.optim.lr_scheduler.ReduceLROnPlateau`` with ``eps=0``, after a
+    warm-up in a straight line. A value is better if it is below
+    :math:`(1 - t) \cdot \text{best}`; with ``mode: max`` above :math:`(1 + t) \cdot \text{best}`; where the threshold is absolute,
     further than :math:`t` from the best. It is told once in a validation that reports the value,
     in the block ``schedules`` of a config, and is part of the checkpoint.
 
@@ -80,6 +80,11 @@ class Plateau(Schedule):
             raise ConfigError(f"`factor` is {factor}; a number between 0 and 1 is needed.")
         if number("threshold", threshold) < 0:
             raise ConfigError(f"`threshold` is {threshold}; a number from 0 is needed.")
+        if threshold >= 1 and (mode, threshold_mode) == ("min", "rel"):
+            raise ConfigError(
+                f"`threshold` is {threshold}, and as a share of the best value nothing would be "
+                "better by that; a number below 1 is needed, or `threshold_mode: abs`."
+            )
         self.start_value = number("start_value", start_value)
         self.end_value = number("end_value", end_value)
         if self.end_value > self.start_value:

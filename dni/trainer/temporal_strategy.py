@@ -228,6 +228,8 @@ class TemporalDNIStrategy(Backprop):
         if not self._is_sized and state["context_size"] != self.wrapper.interfaces.context_size:
             self._make(state["context_size"])
         self.wrapper.load_training_state(state["wrapper"])
+        # A context of another size is then an error, and no reason to make another synthesizer.
+        self._is_sized = self._is_sized or len(self.wrapper.interfaces.values()) > 0
         super().load_state_dict(state)
 
 

@@ -259,7 +259,8 @@ def parse(
     if options.method == "bptt":
         for name in _DNI_FLAGS:
             if getattr(options, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
+                no = "no-" if getattr(options, name) is False else ""
+                flag = f"--{no}{name.replace('_', '-')}"
                 parser.error(f"{flag} is about synthetic gradients and needs --method dni")
     else:
         given = Synthesis()

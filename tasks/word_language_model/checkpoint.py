@@ -59,7 +59,10 @@ def check(
     Raises:
         CheckpointError: Says what the file has and what this run has.
     """
-    check_flags(state["arguments"], arguments, name=str(path))
+    saved = dict(state["arguments"])
+    if saved.get("method") != "bptt":
+        saved.setdefault("shrink", True)  # files of before there was a choice
+    check_flags(saved, arguments, name=str(path))
     symbols = state["vocabulary"]["symbols"]
     if symbols != vocabulary.symbols:
         strange = next((s for s in vocabulary.symbols if s not in set(symbols)), None)

@@ -237,8 +237,8 @@ def check_length(corpus: Corpus, *, batch_size: int, steps: int, ahead: int) -> 
     if len(corpus.train) < needed:
         raise DataError(
             f"{corpus.name} has {len(corpus.train):,} {unit} to train on, and {batch_size} streams "
-            f"with {steps} steps an update need at least {needed:,}; take a smaller --batch-size "
-            "or --window."
+            f"with {steps} steps an update need at least {needed:,}; take a smaller --batch-size"
+            f"{', --ahead' if ahead > 1 else ''} or --window."
         )
     for part, numbers in (("validate", corpus.valid), ("test", corpus.test)):
         if len(numbers) < 2:

@@ -191,4 +191,5 @@ def read(corpus: str | None, characters: bool, vocabulary: int) -> Corpus:
 def _as_keys(error: DataError) -> str:
     """What an error of the script says, with the keys of a config in the place of flags."""
     flags = {"--data": "corpus:", "--batch-size": "`batch_size`", "--window": "`window`"}
+    flags["--ahead"] = "`ahead`"
     return functools.reduce(lambda text, flag: text.replace(flag, flags[flag]), flags, str(error))

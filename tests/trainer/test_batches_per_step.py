@@ -319,6 +319,14 @@ def test_what_updates_with_every_batch_is_refused(optimizer: Any, reason: str) -
         Trainer({"net": net}, {"s": step}, data, batches_per_step=2)
 
 
+def test_a_step_that_passes_over_batches_is_refused() -> None:
+    net = network()
+    step = classify(net, {"type": "sgd", "lr": 0.1}, requires=["rare"])
+    data = {"train": Source(tensors(40, 2), batch_size=8)}
+    with pytest.raises(ConfigError, match="batches that lack what it `requires` have no part"):
+        Trainer({"net": net}, {"s": step}, data, batches_per_step=2)
+
+
 def test_fewer_than_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="`batches_per_step` is 0; 1 or more"):
         make("backprop", parts=0)

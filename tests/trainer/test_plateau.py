@@ -165,6 +165,7 @@ def test_what_was_heard_makes_a_new_value_fall_as_often() -> None:
         ({"factor": 1.0}, "`factor` is 1.0; a number between 0 and 1"),
         ({"factor": "half"}, "`factor` is 'half'; a number"),
         ({"threshold": -0.1}, "`threshold` is -0.1"),
+        ({"threshold": 1.0}, "`threshold` is 1.0, and as a share of the best value"),
         ({"mode": "mix"}, "`mode` is 'mix'.*min"),
         ({"threshold_mode": "absolute"}, "`threshold_mode` is 'absolute'"),
         ({"end_value": 1.0}, "`end_value` is 1.0, above the `start_value` 0.01"),

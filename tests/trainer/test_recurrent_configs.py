@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from dni import TemporalDNI
-from dni.errors import CheckpointError, ConfigError, ShapeError
+from dni.errors import CheckpointError, ConfigError, ContextError, ShapeError
 from dni.trainer import Callback, Phase, Source, State, Step, Trainer
 from dni.trainer.backprop import Backprop
 from dni.trainer.build import build_trainer
@@ -280,6 +280,9 @@ def test_the_size_of_a_context_is_that_of_the_first_window() -> None:
     again = TemporalDNIStrategy({"core": nn.LSTM(2, 5)}, context="seen")
     again.load_state_dict(strategy.state_dict())
     assert again.wrapper.interfaces.context_size == 7
+    other = again.context(State(seen=torch.randn(4, 6)))
+    with other, pytest.raises(ContextError, match="because `context_size=7`"):
+        again.called("core")(torch.randn(3, 4, 2))
 
 
 def test_the_size_of_a_context_of_classes_is_told_by_the_data() -> None:
