@@ -17,9 +17,10 @@ class Plateau(Schedule):
 
     The same numbers as ``torch.optim.lr_scheduler.ReduceLROnPlateau`` with ``eps=0``, after a
     warm-up in a straight line. A value is better if it is below
-    :math:`(1 - t) \cdot \text{best}`; with ``mode: max`` above :math:`(1 + t) \cdot \text{best}`; where the threshold is absolute,
-    further than :math:`t` from the best. It is told once in a validation that reports the value,
-    in the block ``schedules`` of a config, and is part of the checkpoint.
+    :math:`(1 - t) \cdot \text{best}`; with ``mode: max`` above
+    :math:`(1 + t) \cdot \text{best}`; where the threshold is absolute, further than :math:`t`
+    from the best. It is told once in a validation that reports the value, in the block
+    ``schedules`` of a config, and is part of the checkpoint.
 
     Args:
         start_value: Value after the warm-up.
