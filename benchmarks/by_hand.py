@@ -1,7 +1,7 @@
 """Loops by hand for what the wrapper does at λ = 0, with heads that never learn.
 
-What they take beyond backpropagation no interface can save: asking a head at every site and
-using what it says. Nothing is compared, measured or learned.
+What they take beyond backpropagation no interface saves that calls torch's operations one by one:
+asking a head at every site and using what it says. Nothing is compared, measured or learned.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ FITTED_OWN: dict[str, dict[str, Any]] = {
     "words": {},
 }
 REMARKS = {
-    "characters": "It remembers 120\nwindows and its gradient is not shrunk: chosen by the validation of "
-    "seeds 3 to 6.",
-    "words": "Its settings\nwere chosen on characters, by the validation of seeds 3 and 4.",
+    "characters": "120 windows are remembered and the gradient is not shrunk,\n"
+    "as chosen by the validation of seeds 3 to 6.",
+    "words": "Settings were chosen on characters,\nby the validation of seeds 3 and 4.",
 }
 COLOURS = {"bptt": "#000000", "dni": "#0072b2", "dni+aux": "#009e73", "cdni": "#d55e00"}
 COLOURS |= {"cdni-ls": "#cc79a7"}
@@ -60,9 +60,9 @@ Figures are of the {evaluations} evaluations' best by validation, mean of the se
 brackets, every seed. *dni*: the synthesizer sees the state alone. *dni+aux*: and the LSTM predicts
 the next synthetic gradient too. *cdni*: the synthesizer, never the network, also sees the
 {ahead} {task} after the window, by their embeddings. *cdni-ls*: it is fitted by least squares,
-and sees the {fitted} {task} after the window and its last {behind}. {remark} *Gain* is over bptt with the same
-window, mean of the seeds' differences in bits. Seconds are a run's training time, on a
-machine that did other things too."""
+and sees the {fitted} {task} after the window and its last {behind}. {remark}
+*Gain* is over bptt with the same window, mean of the seeds' differences in bits. Seconds are a
+run's training time, on a machine that did other things too."""
 
 
 def plans(
