@@ -1,9 +1,11 @@
-"""What every test starts from: one thread, so that sums come out the same, and one seed."""
+"""What every test starts from: one thread, one seed, and no module of a test before it."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,3 +22,16 @@ def one_thread_and_one_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_module_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forgets what a test imported from its temporary folder: the next may use the same name."""
+    before, path = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = path
+    folder = tmp_path_factory.getbasetemp()
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and folder in Path(file).parents:
+            del sys.modules[name]

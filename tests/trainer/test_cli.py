@@ -93,7 +93,6 @@ class TestTraining:
         )
         Path("net.yaml").write_text("networks: {net: {type: mine.small, units: 4}}")
         train(base=(FCN, "net.yaml"), epochs=1)
-        sys.modules.pop("mine")
 
 
 class TestEvaluating:
@@ -167,8 +166,6 @@ class TestStoredOutputs:
             "    return {'accuracy': sum(hits) / len(outputs), 'seed': config['seed']}\n"
             "def words(folder, outputs, data, config): return 'well'\n"
         )
-        yield
-        sys.modules.pop("scores", None)
 
     def test_an_evaluation_stores_them_and_functions_read_them(self, capsys):
         folder = train(*self.KEYS)
@@ -278,7 +275,6 @@ class TestFailures:
             "        return super().forward(x.flatten(1))\n"
         )
         train("--networks/net", "{type: broken.Net}", code=1)
-        sys.modules.pop("broken")
         told = capsys.readouterr().err
         assert "ZeroDivisionError: oh no" in told
         assert "broken.py:5" in told

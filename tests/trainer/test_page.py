@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -30,13 +29,12 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module that the page's Python makes up."""
     source = "\n\n".join(block for _, block in blocks("python"))
     (tmp_path / "parts.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    yield importlib.import_module("parts")
-    del sys.modules["parts"]
+    return importlib.import_module("parts")
 
 
 @pytest.mark.parametrize(
