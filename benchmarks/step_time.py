@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -32,7 +32,9 @@ COLUMNS = [
 MIXINGS = (0.5, 0.0)
 BLOCK_SECONDS = 0.06
 BACKPROP, CRITIC, BY_HAND = "backprop", "critic", "by hand"
+COMPILED_BACKPROP = "backprop, compiled"
 EVERY = (1, 2, 4)  # updates of the network for one of a critic
+STEPS_TO_COMPILE = 12
 
 EXPLANATION = """\
 One step is forward, loss, backward, optimizer step and clearing of gradients; with DNI the
@@ -53,6 +55,10 @@ periods; the floor is of a step in which synthesizers learn, in the others a lay
 at every site and send down what it says, unlocked with a step of the optimizer for each block. No
 head learns and nothing is measured. What they take is the least that this can cost with torch's
 operations called one by one."""
+COMPILED = """\
+*Compiled*: both contenders are, the network by `torch.compile(network)` and the wrapped one by
+`net.compile()`; backprop's time and the ratio are those of the compiled one, in the same run.
+Optimizers are called as ever."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +75,8 @@ class Contender:
     """Which unlocking."""
     train_every: int = 1
     """Updates of the network for one of the synthesizers."""
+    is_compiled: bool = False
+    """Whether it and what it is compared with are compiled."""
 
     @property
     def name(self) -> str:
@@ -78,7 +86,7 @@ class Contender:
         if self.synthesizer != CRITIC:
             return f"{self.synthesizer}, {self.hidden_size}"
         often = f", `train_every={self.train_every}`" if self.train_every > 1 else ""
-        return CRITIC + often
+        return CRITIC + often + (", compiled" if self.is_compiled else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +119,8 @@ def dni_step(workload: Workload, contender: Contender, device: torch.device) -> 
         train_every=contender.train_every,
     )
     context = {"context": target} if contender.synthesizer == CRITIC else {}
+    if contender.is_compiled:
+        wrapped.compile()
 
     def step() -> None:
         nn.functional.cross_entropy(wrapped(value, **context), target).backward()
@@ -119,7 +129,7 @@ def dni_step(workload: Workload, contender: Contender, device: torch.device) -> 
 
 
 def contenders(
-    chosen: str, hidden_sizes: Sequence[int], *, has_critic: bool
+    chosen: str, hidden_sizes: Sequence[int], *, has_critic: bool, compiles: bool
 ) -> Iterator[Contender]:
     """Linear synthesizers of every size, the chosen one in the middle one, and critics."""
     kinds = [("linear", size) for size in hidden_sizes]
@@ -129,7 +139,8 @@ def contenders(
         for mixing in MIXINGS:
             yield Contender(synthesizer=kind, hidden_size=size, mixing=mixing)
     if has_critic:
-        for every in EVERY:
+        kinds = [(every, False) for every in EVERY]
+        for every, is_compiled in [*kinds, (1, True), (2, True)] if compiles else kinds:
             for unlock in ("none", "update"):
                 yield Contender(
                     synthesizer=CRITIC,
@@ -137,6 +148,7 @@ def contenders(
                     mixing=0.0,
                     unlock=unlock,
                     train_every=every,
+                    is_compiled=is_compiled,
                 )
 
 
@@ -151,7 +163,12 @@ def floor(wrapped: DNI, step: Step, network_multiply_adds: int) -> float:
 
 
 def measure(
-    workload: Workload, device: torch.device, *, repeats: int, hidden_sizes: Sequence[int]
+    workload: Workload,
+    device: torch.device,
+    *,
+    repeats: int,
+    hidden_sizes: Sequence[int],
+    compiles: bool,
 ) -> dict[Contender, Measurement]:
     """Measure every synthesizer size and mixing of a workload against backpropagation."""
     network, value, target = workload.on(device)
@@ -160,29 +177,41 @@ def measure(
         baseline()
     wrapped = {
         contender: dni_step(workload, contender, device)
-        for contender in contenders(workload.chosen, hidden_sizes, has_critic=workload.sees_labels)
+        for contender in contenders(
+            workload.chosen, hidden_sizes, has_critic=workload.sees_labels, compiles=compiles
+        )
     }
     steps = {contender: step for contender, (_, step) in wrapped.items()}
     if workload.sees_labels:
         for unlock in ("none", "update"):
             contender = Contender(synthesizer=BY_HAND, hidden_size=0, mixing=0.0, unlock=unlock)
             steps[contender] = step_by_hand(workload, device, is_unlocked=unlock == "update")
+    named = {BACKPROP: baseline, **{str(contender): step for contender, step in steps.items()}}
+    if compiles:
+        network, value, target = workload.on(device)
+        network.compile()
+        named[COMPILED_BACKPROP] = partial(backprop(network), value, target)
+        for step in named.values():
+            for _ in range(STEPS_TO_COMPILE):
+                step()
     seconds = interleave(
-        {BACKPROP: baseline, **{str(contender): step for contender, step in steps.items()}},
+        named,
         device,
         repeats=repeats,
         block_seconds=BLOCK_SECONDS,
         period=max(EVERY),
     )
-    return {
-        contender: Measurement(
-            backprop=Spread.of(seconds[BACKPROP]),
+    found = {}
+    for contender in steps:
+        beside = COMPILED_BACKPROP if contender.is_compiled else BACKPROP
+        plain = replace(contender, is_compiled=False)  # compiled code calls no module to be counted
+        found[contender] = Measurement(
+            backprop=Spread.of(seconds[beside]),
             dni=Spread.of(seconds[str(contender)]),
-            ratio=ratios(seconds[str(contender)], seconds[BACKPROP]),
-            floor=floor(*wrapped[contender], count.total) if contender in wrapped else None,
+            ratio=ratios(seconds[str(contender)], seconds[beside]),
+            floor=floor(*wrapped[plain], count.total) if plain in wrapped else None,
         )
-        for contender in steps
-    }
+    return found
 
 
 def rows(workload: Workload, measurements: dict[Contender, Measurement]) -> Iterator[list[str]]:
@@ -203,6 +232,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--hidden-sizes", nargs="+", type=int, default=[10, 40, 256])
     parser.add_argument("--repeats", type=int, default=30, help="blocks of each contender, from 2")
+    parser.add_argument("--compile", action="store_true", help="measure compiled critics too")
     parser.add_argument("--peer", help="measure this too: pytorch-dni, or what else pip installs")
     options = parser.parse_args()
     options.output = options.output or default_output("step_time.md", quick=options.quick)
@@ -223,10 +253,16 @@ def main() -> None:
     for name in tqdm(options.cases, desc="step time", unit="case", disable=None):
         workload = WORKLOADS[name]
         found = measure(
-            workload, options.device, repeats=options.repeats, hidden_sizes=options.hidden_sizes
+            workload,
+            options.device,
+            repeats=options.repeats,
+            hidden_sizes=options.hidden_sizes,
+            compiles=options.compile,
         )
         table += rows(workload, found)
     paragraphs = [markdown_table(COLUMNS, table), EXPLANATION.format(repeats=options.repeats)]
+    if options.compile:
+        paragraphs.append(COMPILED)
     if options.peer:
         paragraphs += peer_paragraphs(
             options.peer,

@@ -19,6 +19,7 @@ from .forward import ForwardUnlock
 from .interface import Interface
 from .interfaces import Interfaces
 from .sites import SiteName
+from .traced_unlock import TracedUnlock, trace
 from .updates import Updates
 
 
@@ -52,6 +53,7 @@ class Crossing:
         self.is_paused = False
         self.last_site: SiteName | None = None
         self._threads = Threads()
+        self._traced: TracedUnlock | None = None
         self._calls = Calls()
         self._has_run = False  # a training pass went through, so every site had its chance
         interfaces.is_backprop = skips_last  # until the last site is known
@@ -62,7 +64,7 @@ class Crossing:
                     updates.adopt(site, ahead)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "context": None, "_threads": Threads()}
+        return {**self.__dict__, "context": None, "_threads": Threads(), "_traced": None}
 
     def set_context(self, context: Tensor | None) -> None:
         """Set the context of the passes to come; ``None`` takes it away."""
@@ -83,6 +85,8 @@ class Crossing:
         if torch.compiler.is_compiling():
             if self.interfaces.is_backprop:
                 self._calls.last()
+            is_traced = self._is_active() and self._is_unlocked()
+            self._traced = trace(self.updates) if is_traced else None
             return network(*args, **kwargs)
         unlock = self.updates.unlock
         with self.updates.passing(self._is_active(), self.context) as is_new:
@@ -131,6 +135,20 @@ class Crossing:
     def _is_unlocked(self) -> bool:
         return self.updates.unlock is not None and self.interfaces.is_synthetic
 
+    def is_known(self) -> bool:
+        """Whether passes forward have shown all that a compiler has to know."""
+        if not self._is_active():
+            return True
+        if not self._has_run:
+            return False
+        return not self._is_unlocked() or all(i.answers for i in self.interfaces.values())
+
+    def end_traced(self) -> None:
+        """Take the gradients that a compiled pass forward has computed."""
+        traced, self._traced = self._traced, None
+        if traced is not None:
+            self.updates.take(traced.leaves, traced.gradients)
+
     def skip(self, last: SiteName) -> None:
         """Leave the site that is called last without interface."""
         self.last_site = last
@@ -152,7 +170,8 @@ class Crossing:
             self._calls.note(site)
         if not self._is_active() or site == self.last_site:
             return None
-        self.updates.network_optimizer.clear_used()
+        if self._traced is None:
+            self.updates.network_optimizer.clear_used()
         if not torch.compiler.is_compiling():
             self.updates.join()
         if isinstance(output, Tensor):
@@ -184,7 +203,9 @@ class Crossing:
                 if is_unlocked:
                     self._prepare_ahead(name, leaves[index])
                 crossing.append((name, index))
-        if is_unlocked:
+        if is_unlocked and self._traced is not None:
+            self._cross_traced(self._traced, leaves, crossing, context)
+        elif is_unlocked:
             self._cross_unlocked(module, leaves, crossing, context)
         else:
             for name, index in crossing:
@@ -242,6 +263,22 @@ class Crossing:
         self._threads.ends.append(thread)
         return copy
 
+    def _cross_traced(
+        self,
+        traced: TracedUnlock,
+        leaves: list[Any],
+        crossing: list[tuple[SiteName, int]],
+        context: Tensor | None,
+    ) -> None:
+        """Compute the module's gradients now; its graph ends here, as in `_cross_unlocked`."""
+        if not crossing:
+            return
+        outputs = [(self.interfaces[name], leaves[index]) for name, index in crossing]
+        network = self.updates.network_optimizer.network
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        copies = traced.cross(outputs, context, parameters)
+        self._hand_on(leaves, crossing, copies)
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _cross_unlocked(
         self,
@@ -259,6 +296,13 @@ class Crossing:
             outputs, context, train=self.updates.learns, is_blind=self.updates.passes.is_blind()
         )
         self.updates.step_module(module)
+        self._hand_on(leaves, crossing, copies)
+
+    @staticmethod
+    def _hand_on(
+        leaves: list[Any], crossing: list[tuple[SiteName, int]], copies: list[Tensor]
+    ) -> None:
+        """Put copies in the place of what has crossed, and detach the rest."""
         handed_on = dict(zip((index for _, index in crossing), copies, strict=True))
         for index, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):

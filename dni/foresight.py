@@ -39,22 +39,22 @@ class Foresight(Protocol):
 class Predicted:
     """The prediction of any synthesizer, in units of the scale, with its graph.
 
-    Args:
+    Attributes:
         prediction: Shape ``[*]``.
     """
 
     def __init__(self, prediction: Tensor) -> None:
-        self._prediction = prediction
+        self.prediction = prediction
 
     def gradient(self, scale: Tensor) -> Tensor:  # noqa: D102
-        return self._prediction.detach() * scale
+        return self.prediction.detach() * scale
 
     def learn(self, true: Tensor, inverse_scale: Tensor, features: int) -> Tensor:  # noqa: D102
         wide = torch.promote_types(true.dtype, torch.float32)
-        target, prediction = true.to(wide), self._prediction.detach().to(wide)
-        if self._prediction.requires_grad:
+        target, prediction = true.to(wide), self.prediction.detach().to(wide)
+        if self.prediction.requires_grad:
             gradient = regression_gradient(prediction, target, inverse_scale, features)
-            self._prediction.backward(gradient.to(self._prediction.dtype))
+            self.prediction.backward(gradient.to(self.prediction.dtype))
         return meter_sums(prediction, target)
 
 
@@ -67,12 +67,17 @@ class Closed:
         target: Target of the criterion. Shape ``[N, C]``.
         train: Whether the head learns.
         has_listeners: Whether somebody waits for the parameters' gradients.
+
+    Attributes:
+        head: The head, with constants if it does not learn.
+        target: As it was given.
     """
 
     def __init__(
         self, head: Head, activation: Tensor, target: Tensor, *, train: bool, has_listeners: bool
     ) -> None:
-        self._live, self._head = head, head.detached()
+        self._head = head.detached()
+        self.head, self.target = head if train else self._head, target
         self._has_listeners = has_listeners
         self._shape = activation.shape
         self._positions = rows(activation)
@@ -85,7 +90,7 @@ class Closed:
     def learn(self, true: Tensor, inverse_scale: Tensor, features: int) -> Tensor:  # noqa: D102
         lesson = learn(self._head, self._response, self._positions, rows(true), inverse_scale)
         if self._train:
-            grads = zip(self._live.parameters(), lesson[:-1], strict=True)
+            grads = zip(self.head.parameters(), lesson[:-1], strict=True)
             if self._has_listeners:  # they hear of what autograd brings
                 learners = [(p, grad) for p, grad in grads if p.requires_grad]
                 torch.autograd.backward([p for p, _ in learners], [grad for _, grad in learners])

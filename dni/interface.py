@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,23 @@ from .passes import Pass
 from .predictor import Predictor
 from .synthesizers.base import DNINetwork
 from .synthesizers.choose import Layout
+
+
+class Answers(NamedTuple):
+    """What came back to an activation that was handed on under update unlocking.
+
+    Attributes:
+        within: How many gradients came while the pass forward went on, from later sites.
+        beyond: Whether one came from the loss.
+    """
+
+    within: int
+    beyond: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether they were all of one kind."""
+        return not (self.within and self.beyond)
 
 
 class Interface(Predictor):
@@ -38,9 +55,11 @@ class Interface(Predictor):
     Attributes:
         mode: What is propagated, see `dni.boundary`.
         mix: λ. Shape ``[]``.
+        answers: What came back under update unlocking; ``None`` before anything has.
     """
 
     mix: Tensor
+    answers: Answers | None = None
 
     def __init__(
         self, site: str, synthesizer: type[DNINetwork], layout: Layout, **about: Any
@@ -53,6 +72,10 @@ class Interface(Predictor):
         """Set λ, the share of the true gradient, from 0 to 1."""
         self.mode = {0.0: SYNTHETIC, 1.0: TRUE}.get(value, MIXED)
         self.mix = torch.full_like(self.mix, value)  # graphs of earlier passes keep theirs
+
+    def note(self, answers: Answers) -> None:
+        """Note what came back; where that differs from call to call, it may be anything."""
+        self.answers = answers if self.answers in (None, answers) else Answers(1, True)
 
     def forward(
         self,
@@ -160,7 +183,9 @@ class Interface(Predictor):
         if head is not None:
             assert context is not None
             target = self._target(activation, context)
-            has_listeners = in_ddp() or any(is_awaited(p) for p in head.parameters())
+            has_listeners = not torch.compiler.is_compiling() and (
+                in_ddp() or any(is_awaited(p) for p in head.parameters())
+            )
             return Closed(head, activation, target, train=train, has_listeners=has_listeners)
         with torch.set_grad_enabled(train):
             prediction = self.predict(activation, context, record)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .backward_end import BackwardEnd
 from .errors import DNIWarning, named
 from .foresight import Foresight
-from .interface import Interface
+from .interface import Answers, Interface
 
 
 class Cut(torch.autograd.Function):
@@ -45,15 +45,19 @@ class Handover:
         interface: The interface that was crossed.
         foresight: What its synthesizer said; ``None`` once it has learned.
         true: The sum of the gradients that the consumers of the activation have sent back.
+        answers: How many of these there were.
+        within: How many of them came while the pass forward went on.
     """
 
     def __init__(self, interface: Interface, foresight: Foresight) -> None:
         self.interface = interface
         self.foresight: Foresight | None = foresight
         self.true: Tensor | None = None
+        self.answers = self.within = 0
 
     def receive(self, gradient: Tensor) -> None:
         """Take what some consumers send back. Shape of the activation."""
+        self.answers += 1
         gradient = gradient.detach()
         self.true = gradient if self.true is None else self.true + gradient
 
@@ -73,6 +77,7 @@ class Handover:
         if true is None or foresight is None:
             return False
         interface = self.interface
+        interface.note(Answers(self.within, self.answers > self.within))
         features, inverse_scale = interface.layout.features, interface.inverse_scale
         interface.hear(foresight.learn(true, inverse_scale, features))
         return True
@@ -144,6 +149,8 @@ class Unlock:
         # A skip may pass by this site: what lies below belongs to its graph too.
         with self._backward_end.looking_away():
             torch.autograd.backward([output for _, output in outputs], gradients, retain_graph=True)
+        for handover in self._waiting.values():
+            handover.within = handover.answers
         return [
             self._hand_on(interface, None if is_blind else foresight, output.detach())
             for foresight, (interface, output) in zip(foresights, outputs, strict=True)

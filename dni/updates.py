@@ -20,6 +20,7 @@ from .forward import ForwardUnlock
 from .frozen import Frozen
 from .interface import Interface
 from .interfaces import Interfaces
+from .listeners import give
 from .meters import Meters
 from .network_optimizer import NetworkOptimizer
 from .passes import Passes
@@ -80,6 +81,7 @@ class Updates:
         self.count_on_from(0)
         self.frozen = Frozen()
         self._is_due = False
+        self._has_taken = False  # gradients of a compiled pass whose backward has not come
         self._passes_back = 0  # since the synthesizers' last step
         self._connect()
 
@@ -131,6 +133,20 @@ class Updates:
         is_due = count == 0 or (count - 1) % self.train_every == 0
         self.learns = self.trains_synthesizers and is_due
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a hook that is not ours waits for the gradient of a network's parameter."""
+        ours = int(self.is_automatic)
+        return any(
+            p._backward_hooks or len(p._post_accumulate_grad_hooks or ()) > ours
+            for p in self.network_optimizer.network.parameters()
+        )
+
+    @property
+    def hears(self) -> bool:
+        """Whether statistics are taken from the update under way."""
+        return self.learns or not self.trains_synthesizers
+
     # -- forward passes --------------------------------------------------------------------
 
     @contextmanager
@@ -149,7 +165,7 @@ class Updates:
         if passes.is_within:
             yield False
             return
-        self._close()
+        self.close()
         passes.current = None
         if is_training:
             passes.begin(context)
@@ -167,11 +183,13 @@ class Updates:
         finally:
             passes.is_under_way = False
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close what an earlier pass forward left open; what had no backward is forgotten."""
         if self._backward_end.forget():
             self._drop_gradients()
         self.flush()
-        if self.unlock is not None and self.passes.is_waiting():  # its backward never came
+        # A backward that never came.
+        if self.unlock is not None and (self._has_taken or self.passes.is_waiting()):
             self._forget_unlocked()
         if self._passes_back and not self.is_automatic and self.synthesizer_optimizer.is_cleared:
             self._absorb()  # an optimizer of the user's over all parameters has stepped
@@ -179,8 +197,16 @@ class Updates:
     def _forget_unlocked(self) -> None:
         """Start clean after an unlocked pass forward whose backward will not come."""
         if self.unlock is not None:
+            self._has_taken = False
             self._drop_gradients()
             self.unlock.clear()
+
+    def take(self, leaves: list[Tensor], gradients: list[Tensor]) -> None:
+        """Take the gradients of parameters and meters that a compiled pass forward has computed."""
+        self.network_optimizer.clear_used()
+        self._has_taken = True
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            give(leaf, gradient)
 
     def join(self) -> None:
         """Note that a site is reached, maybe within a backward pass (see `BackwardEnd`)."""
@@ -232,6 +258,7 @@ class Updates:
     # -- the end of backward ---------------------------------------------------------------
 
     def _on_backward_end(self) -> None:
+        self._has_taken = False
         if self.unlock is not None:
             self.unlock.settle(everything=True)
         back, others_wait = self.passes.come_back()
@@ -307,7 +334,7 @@ class Updates:
         interfaces = self.interfaces.values()
         if not interfaces:
             return []
-        if self.trains_synthesizers and not self.learns:
+        if not self.hears:
             for interface in interfaces:
                 interface.heard()
             return []

@@ -16,6 +16,7 @@ from .activations import Activations, missing_activations
 from .arguments import check_arguments, check_network, check_share, check_synthesizers
 from .attachment import Attachment
 from .base_wrapper import BaseWrapper
+from .compiled import Compiled
 from .crossing import Crossing
 from .draw import Draw
 from .errors import CheckpointError
@@ -227,6 +228,27 @@ class DNI(BaseWrapper):
         finally:
             crossing.context = previous
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile calls of this wrapper by ``torch.compile``, with what its interfaces compute.
+
+        The first training passes still run as they are, to see what there is to compile. Under
+        ``unlock="update"`` a compiled pass forward computes the same gradients, and updates are
+        made when backward ends, all at once. For that, ``torch.compile`` reads
+        ``torch.autograd.grad`` from here on (``torch._dynamo.config.trace_autograd_ops``). What a
+        compiler cannot read, forward unlocking or sparse updates say, is compiled up to each site.
+
+        Args:
+            *args: Arguments of ``torch.compile``.
+            **kwargs: Keyword arguments of ``torch.compile``.
+
+        Example:
+            >>> net = DNI(nn.Linear(2, 2))
+            >>> net.compile(backend="eager")
+            >>> net(torch.ones(1, 2)).shape
+            torch.Size([1, 2])
+        """
+        self._compiled_call_impl = Compiled(self._call_impl, self._crossing, *args, **kwargs)
+
     @contextmanager
     def context(self, context: Tensor) -> Iterator[None]:
         """Condition the synthesizers on labels or features during a ``with`` block.
@@ -309,7 +331,8 @@ class DNI(BaseWrapper):
         return getattr(network, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_attachment"}
+        left_out = ("_attachment", "_compiled_call_impl")
+        return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

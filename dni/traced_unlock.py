@@ -1,0 +1,184 @@
+"""Update unlocking in code that `torch.compile` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .boundary import SYNTHETIC, propagate
+from .closed_form import cross_closed
+from .foresight import Closed, Foresight, Predicted
+from .interface import Interface
+from .unlock import Unlock
+from .updates import Updates
+
+
+class Copy:
+    """An activation that was handed on behind its interface.
+
+    Attributes:
+        interface: The interface.
+        value: What later sites see. Shape of the activation.
+        true: The sum of the gradients that they have sent.
+        answers: How many did.
+    """
+
+    def __init__(self, interface: Interface, value: Tensor) -> None:
+        self.interface, self.value = interface, value
+        self.true: Tensor | None = None
+        self.answers = 0
+
+
+class TracedUnlock:
+    """One pass forward with update unlocking, as a graph of tensors that a compiler can read.
+
+    What `Unlock` does by backward passes of its own, this does by ``torch.autograd.grad``: a
+    site's parameters and the copies below it get their gradients as soon as the site has its
+    output. Nothing outside is changed meanwhile: who runs the pass gives `leaves` their
+    `gradients` when it is over. A copy that the loss sees teaches its synthesizer by the boundary
+    it is behind, in the user's backward pass.
+
+    Args:
+        learns: Whether the synthesizers learn.
+        hears: Whether statistics are taken.
+
+    Attributes:
+        leaves: What has got a gradient, parameters and meters; some more than once.
+        gradients: These gradients.
+    """
+
+    def __init__(self, *, learns: bool, hears: bool) -> None:
+        self._learns, self._hears = learns, hears
+        self._waiting: list[Copy] = []
+        self.leaves: list[Tensor] = []
+        self.gradients: list[Tensor] = []
+
+    def cross(
+        self,
+        outputs: list[tuple[Interface, Tensor]],
+        context: Tensor | None,
+        parameters: Iterable[nn.Parameter],
+    ) -> list[Tensor]:
+        """Propagate the synthetic gradients of a site, and cut its outputs.
+
+        Args:
+            outputs: The interfaces of one site, each with the tensor it is for.
+            context: Features of the context.
+            parameters: All that may be below.
+
+        Returns:
+            A copy of each tensor, cut from its graph.
+        """
+        foresights = [
+            interface.foresee(output.detach(), context, train=self._learns)
+            for interface, output in outputs
+        ]
+        gradients = [
+            foresight.gradient(interface.scale).to(output.dtype)
+            for foresight, (interface, output) in zip(foresights, outputs, strict=True)
+        ]
+        roots, below = [output for _, output in outputs], list(parameters)
+        waiting = list(self._waiting)
+        values = [copy.value for copy in waiting]
+        found = torch.autograd.grad(
+            roots, [*below, *values], gradients, retain_graph=True, allow_unused=True
+        )
+        self._give(below, found[: len(below)])
+        for copy, gradient in zip(waiting, found[len(below) :], strict=True):
+            if gradient is not None:
+                self._answer(copy, gradient)
+        copies = []
+        for foresight, (interface, output) in zip(foresights, outputs, strict=True):
+            value = behind(interface, output.detach(), foresight)
+            if self._hears:
+                self._waiting.append(Copy(interface, value))
+            copies.append(value)
+        return copies
+
+    def _answer(self, copy: Copy, gradient: Tensor) -> None:
+        """Take what one site sends back; what the last one sends completes the true gradient."""
+        copy.true = gradient if copy.true is None else copy.true + gradient
+        copy.answers += 1
+        expected = copy.interface.answers
+        if expected is None or copy.answers < expected.within:
+            return
+        self._waiting.remove(copy)
+        interface = copy.interface
+        learners: list[Tensor] = [interface.meter]
+        if self._learns:
+            learners += [p for p in interface.synthesizer.parameters() if p.requires_grad]
+        found = torch.autograd.grad(
+            copy.value, learners, copy.true, retain_graph=True, allow_unused=True
+        )
+        self._give(learners, found)
+
+    def _give(self, leaves: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                self.leaves.append(leaf)
+                self.gradients.append(gradient)
+
+
+def behind(interface: Interface, activation: Tensor, foresight: Foresight) -> Tensor:
+    """Put an activation behind the boundary that teaches what said something about it.
+
+    Args:
+        interface: The interface.
+        activation: Without its graph.
+        foresight: What the interface's synthesizer said.
+
+    Returns:
+        A copy, whose gradient trains the synthesizer.
+    """
+    meter, inverse_scale, mix = interface.meter, interface.inverse_scale, interface.mix
+    if isinstance(foresight, Closed):
+        return cross_closed(
+            activation,
+            foresight.head,
+            meter,
+            target=foresight.target,
+            inverse_scale=inverse_scale,
+            mix=mix,
+            mode=SYNTHETIC,
+        )
+    assert isinstance(foresight, Predicted)
+    return propagate(
+        activation,
+        foresight.prediction,
+        meter,
+        scale=interface.scale,
+        inverse_scale=inverse_scale,
+        mix=mix,
+        mode=SYNTHETIC,
+        features=interface.layout.features,
+    )
+
+
+def trace(updates: Updates) -> TracedUnlock | None:
+    """Begin a pass forward with update unlocking that a compiler reads.
+
+    Args:
+        updates: The updates of the wrapper.
+
+    Returns:
+        ``None`` where a compiler is to read up to each site and no further: it does not read
+        ``torch.autograd.grad``, modules are clipped or drawn or predict activations, or an
+        activation is seen by later sites and by the loss.
+    """
+    if not torch._dynamo.config.trace_autograd_ops:
+        return None
+    if type(updates.unlock) is not Unlock or updates.draw.is_sparse:
+        return None
+    if updates.network_optimizer.clip is not None or updates.grad_scaler is not None:
+        return None
+    answers = [interface.answers for interface in updates.interfaces.values()]
+    if any(answer is None or not answer.is_plain for answer in answers):
+        return None
+    return TracedUnlock(learns=updates.learns, hears=updates.hears)
+
+
+def trace_gradients() -> None:
+    """Have `torch.compile` read ``torch.autograd.grad`` from now on, in this process."""
+    torch._dynamo.config.trace_autograd_ops = True
