@@ -189,7 +189,7 @@ def measure(
     named = {BACKPROP: baseline, **{str(contender): step for contender, step in steps.items()}}
     if compiles:
         network, value, target = workload.on(device)
-        network.compile()
+        network.compile(isolate_recompiles=True)
         named[COMPILED_BACKPROP] = partial(backprop(network), value, target)
         for step in named.values():
             for _ in range(STEPS_TO_COMPILE):

@@ -25,7 +25,8 @@ class Compiled:
         call: Calls the wrapper.
         crossing: Its crossing.
         *args: Arguments of `torch.compile`.
-        **options: Keyword arguments of `torch.compile`.
+        **options: Keyword arguments of `torch.compile`; wrappers share their code, so by default
+            each has its own limit of recompilations.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Compiled:
         if crossing.updates.is_unlocked:
             trace_gradients()
         self._call, self._crossing = call, crossing
+        options = {"isolate_recompiles": True, **options}
         self._compiled: Callable[..., Any] = torch.compile(call, *args, **options)
         self._waited = 0
 
