@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -34,11 +35,14 @@ class Compiled:
     ) -> None:
         if crossing.updates.is_unlocked:
             trace_gradients()
+        crossing.is_ended = True
         self._call, self._crossing = call, crossing
-        options = {"isolate_recompiles": True, **options}
+        if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+            options = {"isolate_recompiles": True, **options}
         self._compiled: Callable[..., Any] = torch.compile(call, *args, **options)
         self._waited = 0
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapper."""
         crossing, updates = self._crossing, self._crossing.updates

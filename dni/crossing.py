@@ -36,6 +36,7 @@ class Crossing:
         context: Features of the context of the passes to come.
         is_paused: Whether passes go by the interfaces.
         last_site: The site that was skipped, once it is known.
+        is_ended: Whether `end_traced` is called after every pass that a compiler has read.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Crossing:
         self.context: Tensor | None = None
         self.is_paused = False
         self.last_site: SiteName | None = None
+        self.is_ended = False
         self._threads = Threads()
         self._traced: TracedUnlock | None = None
         self._calls = Calls()
@@ -64,7 +66,8 @@ class Crossing:
                     updates.adopt(site, ahead)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "context": None, "_threads": Threads(), "_traced": None}
+        dropped = {"context": None, "_threads": Threads(), "_traced": None, "is_ended": False}
+        return {**self.__dict__, **dropped}
 
     def set_context(self, context: Tensor | None) -> None:
         """Set the context of the passes to come; ``None`` takes it away."""
@@ -85,7 +88,7 @@ class Crossing:
         if torch.compiler.is_compiling():
             if self.interfaces.is_backprop:
                 self._calls.last()
-            is_traced = self._is_active() and self._is_unlocked()
+            is_traced = self.is_ended and self._is_active() and self._is_unlocked()
             self._traced = trace(self.updates) if is_traced else None
             return network(*args, **kwargs)
         unlock = self.updates.unlock

@@ -14,6 +14,9 @@ from .interface import Interface
 from .unlock import Unlock
 from .updates import Updates
 
+READS_GRAD = "trace_autograd_ops"
+"""Whether `torch.compile` reads ``torch.autograd.grad``, in its configuration."""
+
 
 class Copy:
     """An activation that was handed on behind its interface.
@@ -167,7 +170,7 @@ def trace(updates: Updates) -> TracedUnlock | None:
         ``torch.autograd.grad``, modules are clipped or drawn or predict activations, or an
         activation is seen by later sites and by the loss.
     """
-    if not torch._dynamo.config.trace_autograd_ops:
+    if not getattr(torch._dynamo.config, READS_GRAD, False):
         return None
     if type(updates.unlock) is not Unlock or updates.draw.is_sparse:
         return None
@@ -181,4 +184,5 @@ def trace(updates: Updates) -> TracedUnlock | None:
 
 def trace_gradients() -> None:
     """Have `torch.compile` read ``torch.autograd.grad`` from now on, in this process."""
-    torch._dynamo.config.trace_autograd_ops = True
+    if hasattr(torch._dynamo.config, READS_GRAD):  # older ones have no such setting
+        setattr(torch._dynamo.config, READS_GRAD, True)

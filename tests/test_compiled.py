@@ -202,6 +202,20 @@ def test_activations_go_as_the_pass_goes_on() -> None:
     assert saved(6, compiled) <= saved(2, compiled)
 
 
+def test_within_what_the_user_compiles(taken: list[int]) -> None:
+    net, twin = compiled(wrap("critic")), wrap("critic")
+
+    def run(x: Tensor, context: Tensor) -> Tensor:
+        return net(x, context=context) * 1.0
+
+    losses = train(net, batches(5), run=torch.compile(run, backend="aot_eager"))
+    assert losses == pytest.approx(train(twin, batches(5)), rel=1e-8)
+    assert taken
+    again = copy.deepcopy(net)  # nobody would take its gradients
+    losses = train(again, batches(3), run=torch.compile(again, backend="aot_eager"))
+    assert losses == pytest.approx(train(twin, batches(3)), rel=1e-8)
+
+
 def test_a_user_s_compilation_falls_back_to_the_same(taken: list[int]) -> None:
     net, twin = wrap("critic"), wrap("critic")
     with warnings.catch_warnings():
