@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import window_quality
+import window_task
 from dni import TemporalDNI
 from interleave import Spread, Step, cells, interleave, ratios
 from report import benchmark_parser, default_output, markdown_table, provenance, write_report
@@ -23,6 +24,7 @@ COLUMNS = ["case", "method", "BPTT ms", "DNI ms", "DNI / BPTT", "quartiles"]
 BLOCK_SECONDS = 0.06
 BATCHES = 8
 BPTT, BY_HAND = "BPTT", "by hand, linear"
+TASK = "task"
 METHODS: dict[str, dict[str, Any]] = {
     "DNI": {},
     "DNI, train_every 2": {"train_every": 2},
@@ -179,27 +181,37 @@ def measure(
         )
     by_hand = Model(case, lambda core: core).to(device)
     steps[BY_HAND] = step_by_hand(by_hand, windows(case, device))
-    seconds = interleave(steps, device, repeats=repeats, block_seconds=BLOCK_SECONDS)
+    return beside_bptt(steps, device, repeats=repeats)
+
+
+def beside_bptt(
+    steps: dict[str, Step], device: torch.device, *, repeats: int
+) -> dict[str, tuple[Spread, Spread, Spread]]:
+    """For every other method the seconds by truncated backpropagation, its own, and their ratio."""
+    seconds = interleave(
+        steps, device, repeats=repeats, block_seconds=BLOCK_SECONDS, period=window_task.EPISODES
+    )
     return {
         name: (
             Spread.of(seconds[BPTT]),
             Spread.of(seconds[name]),
             ratios(seconds[name], seconds[BPTT]),
         )
-        for name in (*METHODS, BY_HAND)
+        for name in steps
+        if name != BPTT
     }
 
 
-def rows(case: Case, measured: dict[str, tuple[Spread, Spread, Spread]]) -> Iterator[list[str]]:
+def rows(title: str, measured: dict[str, tuple[Spread, Spread, Spread]]) -> Iterator[list[str]]:
     """Table rows of a case."""
     for name, spreads in measured.items():
-        yield [f"{case.title}, window {case.window}", name, *cells(*spreads)]
+        yield [title, name, *cells(*spreads)]
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, TASK], default=[*CASES, TASK])
     parser.add_argument("--repeats", type=int, default=30, help="blocks of each method, from 2")
     options = parser.parse_args()
     options.output = options.output or default_output("window_time.md", quick=options.quick)
@@ -216,9 +228,16 @@ def main() -> None:
     torch.set_flush_denormal(True)  # see step_time.py
     table: list[list[str]] = []
     for name in tqdm(options.cases, desc="window time", unit="case", disable=None):
+        if name == TASK:  # its script runs on the CPU
+            steps, device = window_task.episode_steps(), torch.device("cpu")
+            table += rows(window_task.TITLE, beside_bptt(steps, device, repeats=options.repeats))
+            continue
         case = CASES[name]
-        table += rows(case, measure(case, options.device, repeats=options.repeats))
+        found = measure(case, options.device, repeats=options.repeats)
+        table += rows(f"{case.title}, window {case.window}", found)
     paragraphs = [markdown_table(COLUMNS, table), EXPLANATION.format(repeats=options.repeats)]
+    if TASK in options.cases:
+        paragraphs.append(window_task.EXPLANATION)
     runs = finished(window_quality.plans(), [window_quality.FILE])
     paragraphs += window_quality.paragraphs(runs)
     title = "Time of a window over truncated backpropagation"

@@ -16,7 +16,7 @@ from test_benchmarks import BENCHMARKS, cells, run
 
 def test_window_time_writes_a_row_for_every_method(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    done = run("window_time.py", "--output", page, "--cases", "copy-64")
+    done = run("window_time.py", "--output", page, "--cases", "copy-64", "task")
     assert done.returncode == 0, done.stderr
     rows = cells(page, "bits")
     methods = ["DNI", "DNI, train_every 2", "DNI, train_every 4"]
@@ -24,6 +24,7 @@ def test_window_time_writes_a_row_for_every_method(tmp_path: Path) -> None:
     assert [row[1] for row in rows] == methods
     for _, _, bptt, dni, ratio, _ in rows:
         assert min(float(bptt), float(dni), float(ratio)) > 0
+    assert [row[1] for row in cells(page, "tasks/copy")] == ["DNI", "DNI that sees 16 answers"]
     assert "python benchmarks/window_time.py --quick" in page.read_text(encoding="utf-8")
 
 
