@@ -49,10 +49,9 @@ class Compiled:
         # DDP and hooks hear of what autograd brings, and of nothing else.
         if updates.is_unlocked and (in_ddp() or updates.is_awaited):
             return self._call(*args, **kwargs)
-        if self._waited < PATIENCE and not crossing.is_known():
-            self._waited += 1
+        self._waited = 0 if crossing.is_known() else self._waited + 1
+        if 0 < self._waited <= PATIENCE:
             return self._call(*args, **kwargs)
-        self._waited = 0
         if not updates.passes.is_within:
             updates.close()
         output = self._compiled(*args, **kwargs)

@@ -224,3 +224,31 @@ def test_a_user_s_compilation_falls_back_to_the_same(taken: list[int]) -> None:
         losses = train(net, batches(5), run=run)
     assert losses == pytest.approx(train(twin, batches(5)), rel=1e-8)
     assert not taken
+
+
+class Loose(nn.Module):
+    """The output of one block feeds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.loose, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        self.loose(h)
+        return self.head(h)
+
+
+@pytest.mark.filterwarnings("ignore:Nothing that was made from the output")
+def test_a_site_that_feeds_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = DNI(Loose(), "critic", λ=0, sites=["first", "loose"], context_size=3, unlock="update")
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: lambda *a, **k: called.append(call))
+    net.compile()
+    for x, y in batches(3):
+        F.cross_entropy(net(x, context=y), y).backward()
+    assert not called
+    for x, y in batches(4):
+        net(x, context=y)
+    assert len(called) == 4
