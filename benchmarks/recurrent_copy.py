@@ -182,10 +182,13 @@ def draw(task: str, runs: Sequence[Run], figure: Figure) -> None:
                     label=None if index else method,
                 )
         axes.set(title=f"{task.replace('_', ' ')}, windows of {window}", xlabel="updates")
-        axes.set_ylim(bottom=0)
         axes.grid(linewidth=0.4, alpha=0.5)
+    panels[0].set_ylim(bottom=0)  # of all, once they show everything
     panels[0].set_ylabel("steps of the longest episode solved")
-    panels[0].legend(frameon=False, fontsize="small")
+    lines = {
+        line.get_label(): line for axes in panels for line in axes.get_legend_handles_labels()[0]
+    }
+    panels[0].legend(lines.values(), lines.keys(), frameon=False, fontsize="small")
 
 
 def _lengths(runs: Sequence[Run], window: int, method: str) -> list[float]:

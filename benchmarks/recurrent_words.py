@@ -216,6 +216,10 @@ def draw(task: str, runs: Sequence[Run], figure: Figure) -> None:
     """Draw the figures against the window on the left, and the validation of every run."""
     left, right = figure.subplots(1, 2)
     windows = sorted({run.settings["window"] for run in runs})
+    methods = {
+        window: {r.row for r in runs if r.settings["window"] == window} for window in windows
+    }
+    shown = max(windows, key=lambda window: len(methods[window]))
     for method in METHODS:
         mine = [run for run in runs if run.row == method]
         points = [(r.settings["window"], figure_of(task, min(r.validation))) for r in mine]
@@ -226,7 +230,7 @@ def draw(task: str, runs: Sequence[Run], figure: Figure) -> None:
         means = [mean(value for w, value in points if w == window) for window in covered]
         left.plot([x for x, _ in points], [y for _, y in points], ".", color=colour, alpha=0.5)
         left.plot(covered, means, color=colour, marker="o", label=method)
-        for index, run in enumerate(r for r in mine if r.settings["window"] == windows[0]):
+        for index, run in enumerate(r for r in mine if r.settings["window"] == shown):
             each = run.settings["updates"] / len(run.validation)
             right.plot(
                 [each * (number + 1) for number in range(len(run.validation))],
@@ -240,7 +244,7 @@ def draw(task: str, runs: Sequence[Run], figure: Figure) -> None:
     left.set_xticks(windows, [str(window) for window in windows])
     left.minorticks_off()
     left.set(title=f"language model, {task}", xlabel="steps of a window", ylabel=f"valid, {unit}")
-    right.set(title=f"windows of {windows[0]}", xlabel="updates", ylabel=f"valid, {unit}")
+    right.set(title=f"windows of {shown}", xlabel="updates", ylabel=f"valid, {unit}")
     for axes in (left, right):
         axes.grid(linewidth=0.4, alpha=0.5)
     left.legend(frameon=False, fontsize="small")
