@@ -7,40 +7,42 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 
 from .crossing import Crossing
 from .listeners import in_ddp
-from .traced_unlock import trace_gradients
+from .traced_unlock import trace, trace_gradients
 
 PATIENCE = 3
-"""Passes that run as they are while something is not known, one after the other."""
+"""Passes in a row that cannot be read whole, after which it is not tried again."""
 
 
 class Compiled:
     """Calls a wrapper by what `torch.compile` made of it.
 
     The first training passes run as they are: they make the interfaces, and under update
-    unlocking they show which gradients come back to a site before the loss is there.
+    unlocking they show which gradients come back to a site before the loss is there. Unlocked
+    passes are read whole (see `dni.traced_unlock`): behind a graph break, what came back to an
+    activation before it could not be told. Those that cannot be read whole run as they are.
 
     Args:
         call: Calls the wrapper.
         crossing: Its crossing.
-        *args: Arguments of `torch.compile`.
         **options: Keyword arguments of `torch.compile`; wrappers share their code, so by default
             each has its own limit of recompilations.
     """
 
-    def __init__(
-        self, call: Callable[..., Any], crossing: Crossing, *args: Any, **options: Any
-    ) -> None:
-        if crossing.updates.is_unlocked:
-            trace_gradients()
-        crossing.is_ended = True
+    def __init__(self, call: Callable[..., Any], crossing: Crossing, **options: Any) -> None:
         self._call, self._crossing = call, crossing
+        self._failures = 0
+        self._is_strict = bool(options.get("fullgraph"))
         if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
             options = {"isolate_recompiles": True, **options}
-        self._compiled: Callable[..., Any] = torch.compile(call, *args, **options)
-        self._waited = 0
+        self._in_parts: Callable[..., Any] = torch.compile(call, **options)
+        self._whole: Callable[..., Any] | None = None
+        if crossing.updates.is_unlocked:
+            trace_gradients()
+            self._whole = torch.compile(call, **{**options, "fullgraph": True})
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,11 +51,30 @@ class Compiled:
         # DDP and hooks hear of what autograd brings, and of nothing else.
         if updates.is_unlocked and (in_ddp() or updates.is_awaited):
             return self._call(*args, **kwargs)
-        self._waited = 0 if crossing.is_known() else self._waited + 1
-        if 0 < self._waited <= PATIENCE:
+        if not crossing.is_known():
             return self._call(*args, **kwargs)
         if not updates.passes.is_within:
             updates.close()
-        output = self._compiled(*args, **kwargs)
+        if not crossing.is_unlocking():
+            return self._in_parts(*args, **kwargs)
+        if self._whole is None or trace(updates) is None:
+            return self._call(*args, **kwargs)
+        return self._read_whole(self._whole, *args, **kwargs)
+
+    def _read_whole(self, whole: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        crossing = self._crossing
+        crossing.is_traced = True
+        try:
+            output = whole(*args, **kwargs)
+        except (Unsupported, FailOnRecompileLimitHit):
+            if self._is_strict:
+                raise
+            self._failures += 1
+            if self._failures == PATIENCE:
+                self._whole = None
+            return self._call(*args, **kwargs)
+        finally:
+            crossing.is_traced = False
+        self._failures = 0
         crossing.end_traced()
         return output

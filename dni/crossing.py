@@ -36,7 +36,7 @@ class Crossing:
         context: Features of the context of the passes to come.
         is_paused: Whether passes go by the interfaces.
         last_site: The site that was skipped, once it is known.
-        is_ended: Whether `end_traced` is called after every pass that a compiler has read.
+        is_traced: Whether the pass under way is read whole by a compiler, update unlocking too.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Crossing:
         self.context: Tensor | None = None
         self.is_paused = False
         self.last_site: SiteName | None = None
-        self.is_ended = False
+        self.is_traced = False
         self._threads = Threads()
         self._traced: TracedUnlock | None = None
         self._calls = Calls()
@@ -66,7 +66,7 @@ class Crossing:
                     updates.adopt(site, ahead)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = {"context": None, "_threads": Threads(), "_traced": None, "is_ended": False}
+        dropped = {"context": None, "_threads": Threads(), "_traced": None, "is_traced": False}
         return {**self.__dict__, **dropped}
 
     def set_context(self, context: Tensor | None) -> None:
@@ -88,9 +88,9 @@ class Crossing:
         if torch.compiler.is_compiling():
             if self.interfaces.is_backprop:
                 self._calls.last()
-            is_traced = self.is_ended and self._is_active() and self._is_unlocked()
-            self._traced = trace(self.updates) if is_traced else None
+            self._traced = trace(self.updates) if self.is_traced else None
             return network(*args, **kwargs)
+        self._traced = None  # of a compiled pass that raised half way
         unlock = self.updates.unlock
         with self.updates.passing(self._is_active(), self.context) as is_new:
             if is_new:
@@ -139,12 +139,12 @@ class Crossing:
         return self.updates.unlock is not None and self.interfaces.is_synthetic
 
     def is_known(self) -> bool:
-        """Whether passes forward have shown all that a compiler has to know."""
-        if not self._is_active():
-            return True
-        if not self._has_run:
-            return False
-        return not self._is_unlocked() or all(i.answers for i in self.interfaces.values())
+        """Whether a pass that begins now needs nothing that a first one would show."""
+        return self._has_run or not self._is_active()
+
+    def is_unlocking(self) -> bool:
+        """Whether a pass that begins now crosses its sites with update unlocking."""
+        return self._is_active() and self._is_unlocked()
 
     def end_traced(self) -> None:
         """Take the gradients that a compiled pass forward has computed."""

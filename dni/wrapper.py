@@ -228,17 +228,17 @@ class DNI(BaseWrapper):
         finally:
             crossing.context = previous
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
+    def compile(self, **kwargs: Any) -> None:
         """Compile calls of this wrapper by ``torch.compile``, with what its interfaces compute.
 
         The first training passes still run as they are, to see what there is to compile. Under
         ``unlock="update"`` a compiled pass forward computes the same gradients, and updates are
         made when backward ends, all at once. For that, ``torch.compile`` reads
-        ``torch.autograd.grad`` from here on (``torch._dynamo.config.trace_autograd_ops``). What a
-        compiler cannot read, forward unlocking or sparse updates say, is compiled up to each site.
+        ``torch.autograd.grad`` from here on (``torch._dynamo.config.trace_autograd_ops``). Unlocked
+        passes that a compiler cannot read whole, for an ``nn.LSTM``, forward unlocking or sparse
+        updates say, run as they are.
 
         Args:
-            *args: Arguments of ``torch.compile``.
             **kwargs: Keyword arguments of ``torch.compile``.
 
         Example:
@@ -247,7 +247,7 @@ class DNI(BaseWrapper):
             >>> net(torch.ones(1, 2)).shape
             torch.Size([1, 2])
         """
-        self._compiled_call_impl = Compiled(self._call_impl, self._crossing, *args, **kwargs)
+        self._compiled_call_impl = Compiled(self._call_impl, self._crossing, **kwargs)
 
     @contextmanager
     def context(self, context: Tensor) -> Iterator[None]:
