@@ -22,6 +22,8 @@ from .sites import SiteName
 from .traced_unlock import TracedUnlock, trace
 from .updates import Updates
 
+COMPILES = "passes with unlocked sites are compiled by net.compile()"
+
 
 class Crossing:
     """Runs a network whose sites have hooks, and receives what the hooks bring.
@@ -86,6 +88,8 @@ class Crossing:
             What it returns.
         """
         if torch.compiler.is_compiling():
+            if self.is_unlocking() and not self.is_traced:
+                return self._run_as_it_is(network, args, kwargs)
             if self.interfaces.is_backprop:
                 self._calls.last()
             self._traced = trace(self.updates) if self.is_traced else None
@@ -111,6 +115,13 @@ class Crossing:
             self._calls.clear()
             self.updates.frozen.warn(self.interfaces)
         return output
+
+    @torch.compiler.disable(reason=COMPILES)  # type: ignore[untyped-decorator]
+    def _run_as_it_is(
+        self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the network uncompiled: behind a graph break, what came back could not be told."""
+        return self.run(network, args, kwargs)
 
     def _begin_blind(self) -> None:
         """Have this pass go blindly by the sites where λ is 0, if synthesizers do not learn now."""

@@ -103,22 +103,54 @@ class Interface(Predictor):
             SiteError: The synthesizer itself failed.
         """
         self._check(activation)
-        scale, inverse_scale = self.scale, self.inverse_scale
         head = self._head(activation, context) if loss_scale is None else None
         if head is not None:
             assert context is not None
-            return cross_closed(
-                activation,
-                head if train else head.detached(),
-                self.meter,
-                target=self._target(activation, context),
-                inverse_scale=inverse_scale,
-                mix=self.mix,
-                mode=self.mode,
-                record=record,
+            target = self._target(activation, context)
+            return self._cross_closed(
+                activation, head if train else head.detached(), target, record
             )
         with torch.set_grad_enabled(train):
             prediction = self.predict(activation.detach(), context, record)
+        return self._propagate(activation, prediction, record, loss_scale)
+
+    def put_behind(self, activation: Tensor, foresight: Foresight) -> Tensor:
+        """Pass an activation through the boundary that teaches what said something about it.
+
+        Args:
+            activation: Without its graph. Shape ``[*]``.
+            foresight: What `foresee` returned for it.
+
+        Returns:
+            A copy of the activation, whose gradient trains the synthesizer. Shape ``[*]``.
+        """
+        if isinstance(foresight, Closed):
+            return self._cross_closed(activation, foresight.head, foresight.target)
+        assert isinstance(foresight, Predicted)
+        return self._propagate(activation, foresight.prediction)
+
+    def _cross_closed(
+        self, activation: Tensor, head: Head, target: Tensor, record: Pass | None = None
+    ) -> Tensor:
+        return cross_closed(
+            activation,
+            head,
+            self.meter,
+            target=target,
+            inverse_scale=self.inverse_scale,
+            mix=self.mix,
+            mode=self.mode,
+            record=record,
+        )
+
+    def _propagate(
+        self,
+        activation: Tensor,
+        prediction: Tensor,
+        record: Pass | None = None,
+        loss_scale: Tensor | None = None,
+    ) -> Tensor:
+        scale, inverse_scale = self.scale, self.inverse_scale
         if loss_scale is not None:
             scale, inverse_scale = scale * loss_scale, inverse_scale / loss_scale
         return propagate(

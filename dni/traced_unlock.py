@@ -7,9 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .boundary import SYNTHETIC, propagate
-from .closed_form import cross_closed
-from .foresight import Closed, Foresight, Predicted
 from .interface import Interface
 from .unlock import Unlock
 from .updates import Updates
@@ -94,7 +91,7 @@ class TracedUnlock:
                 self._answer(copy, gradient)
         copies = []
         for foresight, (interface, output) in zip(foresights, outputs, strict=True):
-            value = behind(interface, output.detach(), foresight)
+            value = interface.put_behind(output.detach(), foresight)
             if self._hears:
                 self._waiting.append(Copy(interface, value))
             copies.append(value)
@@ -124,41 +121,6 @@ class TracedUnlock:
                 self.gradients.append(gradient)
 
 
-def behind(interface: Interface, activation: Tensor, foresight: Foresight) -> Tensor:
-    """Put an activation behind the boundary that teaches what said something about it.
-
-    Args:
-        interface: The interface.
-        activation: Without its graph.
-        foresight: What the interface's synthesizer said.
-
-    Returns:
-        A copy, whose gradient trains the synthesizer.
-    """
-    meter, inverse_scale, mix = interface.meter, interface.inverse_scale, interface.mix
-    if isinstance(foresight, Closed):
-        return cross_closed(
-            activation,
-            foresight.head,
-            meter,
-            target=foresight.target,
-            inverse_scale=inverse_scale,
-            mix=mix,
-            mode=SYNTHETIC,
-        )
-    assert isinstance(foresight, Predicted)
-    return propagate(
-        activation,
-        foresight.prediction,
-        meter,
-        scale=interface.scale,
-        inverse_scale=inverse_scale,
-        mix=mix,
-        mode=SYNTHETIC,
-        features=interface.layout.features,
-    )
-
-
 def trace(updates: Updates) -> TracedUnlock | None:
     """Begin a pass forward with update unlocking that a compiler reads.
 
@@ -166,7 +128,7 @@ def trace(updates: Updates) -> TracedUnlock | None:
         updates: The updates of the wrapper.
 
     Returns:
-        ``None`` where a compiler is to read up to each site and no further: it does not read
+        ``None`` where such a pass has to run as it is: the compiler does not read
         ``torch.autograd.grad``, modules are clipped or drawn or predict activations, or an
         activation is seen by later sites and by the loss.
     """

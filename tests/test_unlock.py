@@ -724,6 +724,18 @@ def test_compiled_it_falls_back_to_the_same_losses() -> None:
     assert_same(tensors(net), tensors(twin))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_whole_it_says_what_compiles_it() -> None:
+    torch._dynamo.reset()
+    net = wrap("blocks")
+    train(net, batches(2))
+    try:
+        with pytest.raises(torch._dynamo.exc.Unsupported, match=r"net\.compile\(\)"):
+            train(net, batches(1), run=torch.compile(net, backend="eager", fullgraph=True))
+    finally:
+        torch._dynamo.reset()
+
+
 def test_a_resnet_of_torchvision_trains_unlocked() -> None:
     torch.set_default_dtype(torch.float32)
     with warnings.catch_warnings():
