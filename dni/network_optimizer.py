@@ -6,6 +6,7 @@ import torch  # noqa: F401 - for the example
 from torch import nn
 from torch.optim import Optimizer
 
+from . import fused_adam
 from .optimizers import clip_gradients, only, parameters_of
 
 
@@ -47,7 +48,7 @@ class NetworkOptimizer:
         """Step, where there is an optimizer; the gradients stay."""
         if self.optimizer is not None:
             clip_gradients(self.optimizer, self.clip)
-            self.optimizer.step()
+            fused_adam.step(self.optimizer)
 
     def step_module(self, module: nn.Module) -> None:
         """Step those parameters of a module that have gradients, and clear these."""
@@ -56,7 +57,7 @@ class NetworkOptimizer:
             return
         with only(self.optimizer, parameters):
             clip_gradients(self.optimizer, self.clip)
-            self.optimizer.step()
+            fused_adam.step(self.optimizer)
         for parameter in parameters:
             parameter.grad = None
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from . import fused_adam
 from .errors import ConfigError
 from .optimizers import OptimizerSpec, clip_gradients, make_optimizer, parameters_of
 
@@ -100,7 +101,7 @@ class SynthesizerOptimizer:
             if grads:  # none where no site learns in this step
                 torch._foreach_div_(grads, passes)
         clip_gradients(self.optimizer, self.clip)
-        self.optimizer.step()
+        fused_adam.step(self.optimizer)
 
     def clear(self) -> None:
         """Drop all gradients."""

@@ -45,6 +45,7 @@ ORDER = [
     "mixing",
     "interfaces",
     "optimizers",
+    "fused_adam",
     "network_optimizer",
     "synthesizer_optimizer",
     "attachment",
