@@ -213,17 +213,17 @@ class Crossing:
         for number, index in enumerate(carriers):
             if leaves[index].requires_grad:
                 name = self.interfaces.name_of(site, number) if number else site
-                self._prepare(name, site, module, leaves[index])
+                interface = self._prepare(name, site, module, leaves[index])
                 if is_unlocked:
-                    self._prepare_ahead(name, leaves[index])
-                crossing.append((name, index))
+                    self._prepare_ahead(name, interface, leaves[index])
+                crossing.append((interface, index))
         if is_unlocked and self._traced is not None:
             self._cross_traced(self._traced, leaves, crossing, context)
         elif is_unlocked:
             self._cross_unlocked(module, leaves, crossing, context)
         else:
-            for name, index in crossing:
-                leaves[index] = self._cross(name, leaves[index], context)
+            for interface, index in crossing:
+                leaves[index] = self._cross(interface, leaves[index], context)
         return leaves
 
     def _context_at(self, site: SiteName) -> Tensor | None:
@@ -239,29 +239,34 @@ class Crossing:
             )
         return context
 
-    def _prepare(self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor) -> None:
-        """Make the interface if there is none yet, and have it where the output is."""
-        if name not in self.interfaces:
+    def _prepare(
+        self, name: SiteName, site: SiteName, module: nn.Module, output: Tensor
+    ) -> Interface:
+        """The interface, made if there is none yet, where the output is."""
+        interface = self.interfaces.get(name)
+        if interface is None:
             self._make(name, site, module, output)
+            interface = self.interfaces[name]
         if not torch.compiler.is_compiling():
-            self.interfaces[name].follow(output)
+            interface.follow(output)
+        return interface
 
-    def _prepare_ahead(self, name: SiteName, output: Tensor) -> None:
+    def _prepare_ahead(self, name: SiteName, interface: Interface, output: Tensor) -> None:
         """Have the network that predicts the activation, under forward unlocking."""
         unlock = self.updates.unlock
-        if isinstance(unlock, ForwardUnlock) and unlock.prepare(
-            name, self.interfaces[name], output
-        ):
+        if isinstance(unlock, ForwardUnlock) and unlock.prepare(name, interface, output):
             self.updates.adopt_activation(name)
 
-    def _cross(self, name: SiteName, output: Tensor, context: Tensor | None) -> Tensor:
-        is_synthetic = self.interfaces[name].mode == SYNTHETIC
-        if is_synthetic and not torch.compiler.is_compiling() and self.updates.passes.is_blind():
-            return self._cross_blind(self.interfaces[name], output, context)
-        through: Tensor = self.interfaces[name](
+    def _cross(self, interface: Interface, output: Tensor, context: Tensor | None) -> Tensor:
+        record = None
+        if not torch.compiler.is_compiling():
+            if interface.mode == SYNTHETIC and self.updates.passes.is_blind():
+                return self._cross_blind(interface, output, context)
+            record = self.updates.passes.of_call()
+        through: Tensor = interface(
             output,
             context,
-            record=None if torch.compiler.is_compiling() else self.updates.passes.of_call(),
+            record=record,
             loss_scale=self.updates.loss_scale(output.device),
             train=self.updates.learns,
         )
@@ -281,13 +286,13 @@ class Crossing:
         self,
         traced: TracedUnlock,
         leaves: list[Any],
-        crossing: list[tuple[SiteName, int]],
+        crossing: list[tuple[Interface, int]],
         context: Tensor | None,
     ) -> None:
         """Compute the module's gradients now; its graph ends here, as in `_cross_unlocked`."""
         if not crossing:
             return
-        outputs = [(self.interfaces[name], leaves[index]) for name, index in crossing]
+        outputs = [(interface, leaves[index]) for interface, index in crossing]
         network = self.updates.network_optimizer.network
         parameters = [p for p in network.parameters() if p.requires_grad]
         copies = traced.cross(outputs, context, parameters)
@@ -298,12 +303,12 @@ class Crossing:
         self,
         module: nn.Module,
         leaves: list[Any],
-        crossing: list[tuple[SiteName, int]],
+        crossing: list[tuple[Interface, int]],
         context: Tensor | None,
     ) -> None:
         """Let the module learn now; its graph ends here, so its other outputs are detached."""
         assert self.updates.unlock is not None
-        outputs = [(self.interfaces[name], leaves[index]) for name, index in crossing]
+        outputs = [(interface, leaves[index]) for interface, index in crossing]
         if not outputs:
             return
         copies = self.updates.unlock.cross(
@@ -314,7 +319,7 @@ class Crossing:
 
     @staticmethod
     def _hand_on(
-        leaves: list[Any], crossing: list[tuple[SiteName, int]], copies: list[Tensor]
+        leaves: list[Any], crossing: list[tuple[Interface, int]], copies: list[Tensor]
     ) -> None:
         """Put copies in the place of what has crossed, and detach the rest."""
         handed_on = dict(zip((index for _, index in crossing), copies, strict=True))

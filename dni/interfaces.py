@@ -78,6 +78,12 @@ class Interfaces(nn.Module):
         assert isinstance(found, Interface)
         return found
 
+    def get(self, name: SiteName) -> Interface | None:
+        """The interface of a name, ``None`` if there is none."""
+        found = self._modules.get(escape(name))
+        assert found is None or isinstance(found, Interface)
+        return found
+
     def __iter__(self) -> Iterator[SiteName]:
         return (unescape(key) for key in self._modules)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .sums import number, packed_sums
+from .sums import number, numbers, packed_sums
 
 
 class Head(NamedTuple):
@@ -150,9 +150,10 @@ def learn(
     for_weight.addmm_(for_output, positions)
 
     flat, entries = true.reshape(-1), residual.view(-1)
-    predicted = number(inner.view(-1).dot(gram.view(-1))) * unit * unit
-    product = number(entries.dot(across.view(-1))) * unit
-    sums = packed_sums(number(flat.dot(flat)), predicted, product, true.numel())
+    square, predicted, product = numbers(
+        flat.dot(flat), inner.view(-1).dot(gram.view(-1)), entries.dot(across.view(-1))
+    )
+    sums = packed_sums(square, predicted * unit * unit, product * unit, true.numel())
     return Lesson(for_weight, for_output.sum(1), for_residual.view(-1).dot(entries), sums)
 
 

@@ -41,6 +41,24 @@ def is_awaited(parameter: Tensor) -> bool:
     return bool(hooks) or type(parameter) is not nn.Parameter
 
 
+def heralds(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters to listen to in order to hear of every backward pass through a network.
+
+    One of each module of torch's is enough, for its calls use them all.
+
+    Example:
+        >>> [tuple(p.shape) for p in heralds(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))]
+        [(3, 2), (3,)]
+    """
+    found: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        own = [p for p in module._parameters.values() if p is not None and p.requires_grad]
+        is_whole = type(module).__module__.startswith("torch.nn.modules.")
+        is_store = isinstance(module, nn.ParameterList | nn.ParameterDict)
+        found |= {id(p): p for p in (own[:1] if is_whole and not is_store else own)}
+    return list(found.values())
+
+
 def give(parameter: Tensor, gradient: Tensor) -> None:
     """Add to the gradient of a parameter that nobody waits for, as autograd does.
 

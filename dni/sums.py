@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -29,8 +29,11 @@ def meter_sums(prediction: Tensor, target: Tensor, square: float | None = None) 
         entries, and 1. Shape ``[5]``, single precision.
     """
     g, p = target.reshape(-1), prediction.reshape(-1)
-    predicted = number(p.dot(p)) if square is None else square
-    return packed_sums(number(g.dot(g)), predicted, number(p.dot(g)), g.numel())
+    if square is None:
+        true, product, square = numbers(g.dot(g), p.dot(g), p.dot(p))
+    else:
+        true, product = numbers(g.dot(g), p.dot(g))
+    return packed_sums(true, square, product, g.numel())
 
 
 def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor:
@@ -50,16 +53,25 @@ def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor
     if isinstance(true, Tensor):
         sums = torch.stack([torch.as_tensor(value).to(true) for value in values])
         return sums.to(torch.float32).mul_(METER_UNIT)
-    # Through numpy: `torch.tensor` takes as long for a list as a small product does.
-    with numpy.errstate(over="ignore"):  # such a pass is left out, see `dni.meters`
-        told = numpy.array([value * METER_UNIT for value in values], numpy.float32)
-    return torch.from_numpy(told)
+    # Through an array: `torch.tensor` takes as long for a list as a small product does.
+    told = array("f", [value * METER_UNIT for value in values])
+    return torch.frombuffer(told, dtype=torch.float32)
+
+
+def numbers(*tensors: Tensor) -> list[Any]:
+    """Tensors of shape ``[]`` as numbers, with which operations are faster than with tensors.
+
+    They stay as they are where reading them means to wait for a device, or where no numbers are
+    known yet because a compiler reads the code.
+
+    Args:
+        *tensors: One or more, on one device.
+    """
+    if tensors[0].is_cpu and not torch.compiler.is_compiling():
+        return [tensor.item() for tensor in tensors]
+    return list(tensors)
 
 
 def number(tensor: Tensor) -> Any:
-    """A tensor of shape ``[]`` as a number, with which operations are faster than with a tensor.
-
-    It stays as it is where reading it means to wait for a device, or where no numbers are known
-    yet because a compiler reads the code.
-    """
-    return tensor.item() if tensor.is_cpu and not torch.compiler.is_compiling() else tensor
+    """One of these."""
+    return numbers(tensor)[0]

@@ -20,7 +20,7 @@ from .forward import ForwardUnlock
 from .frozen import Frozen
 from .interface import Interface
 from .interfaces import Interfaces
-from .listeners import give
+from .listeners import give, heralds
 from .meters import Meters
 from .network_optimizer import NetworkOptimizer
 from .passes import Passes
@@ -108,8 +108,7 @@ class Updates:
         if self.is_automatic:
             self._handles += [
                 self._backward_end.listen_if_expected(parameter)
-                for parameter in self.network_optimizer.network.parameters()
-                if parameter.requires_grad
+                for parameter in heralds(self.network_optimizer.network)
             ]
 
     def detach(self) -> None:
@@ -136,9 +135,13 @@ class Updates:
     @property
     def is_awaited(self) -> bool:
         """Whether a hook that is not ours waits for the gradient of a network's parameter."""
-        ours = int(self.is_automatic)
+        ours = self._backward_end
         return any(
-            p._backward_hooks or len(p._post_accumulate_grad_hooks or ()) > ours
+            p._backward_hooks
+            or any(
+                getattr(hook, "__self__", None) is not ours
+                for hook in (p._post_accumulate_grad_hooks or {}).values()
+            )
             for p in self.network_optimizer.network.parameters()
         )
 

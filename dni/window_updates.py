@@ -49,5 +49,6 @@ class WindowUpdates(Updates):
     def _teach(self) -> None:
         starts, self._starts, self._task = self._starts, [], -1
         taught = [start for start in starts if start.teach()]
+        self._begun = None
         if taught:  # where nothing else brought it about: updates by hand, a frozen network
             self._backward_end._on_gradient(taught[0].leaves[0])
