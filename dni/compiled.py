@@ -40,7 +40,8 @@ class Compiled:
             options = {"isolate_recompiles": True, **options}
         self._in_parts: Callable[..., Any] = torch.compile(call, **options)
         self._whole: Callable[..., Any] | None = None
-        if crossing.updates.is_unlocked:
+        # With TORCH_COMPILE_DISABLE=1 nothing is read, and with `fullgraph` that is an error.
+        if crossing.updates.is_unlocked and not torch._dynamo.config.disable:
             trace_gradients()
             self._whole = torch.compile(call, **{**options, "fullgraph": True})
 

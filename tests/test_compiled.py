@@ -34,14 +34,9 @@ IN_PARTS = {
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def in_double_precision(fresh_compiler: None) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
-    reads_gradients = torch._dynamo.config.trace_autograd_ops
-    torch._dynamo.reset()
-    counters.clear()
     yield
-    torch._dynamo.reset()
-    torch._dynamo.config.trace_autograd_ops = reads_gradients
     torch.set_default_dtype(torch.float32)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from task_scripts import PNG, ROOT, Scripts, assert_equal
+from task_scripts import ENVIRONMENT, PNG, ROOT, Scripts, assert_equal
 
 MNIST = Scripts("mnist")
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -112,6 +112,8 @@ def test_bad_arguments_give_one_sentence(tmp_path: Path) -> None:
         (["--dni-network", "lineal"], "linear"),
         (["--method", "backprop", "--context"], "needs --method dni"),
         (["--method", "backprop", "--lambda", "0"], "needs --method dni"),
+        (["--method", "backprop", "--unlock", "update"], "needs --method dni"),
+        (["--unlock", "update"], "pass `λ=0`"),
         (["--save", "."], "is a folder"),
         (["--output", "file.txt/plots"], "cannot be made"),
     ]
@@ -121,6 +123,20 @@ def test_bad_arguments_give_one_sentence(tmp_path: Path) -> None:
         assert code == 2, (words, errors)
         assert expected in errors, words
         assert errors.strip().splitlines()[-1].startswith("fcn.py: error: "), errors
+
+
+def test_unlocked_and_compiled_runs_read_as_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No compiler is needed so; what is compiled has tests of its own.
+    monkeypatch.setitem(ENVIRONMENT, "TORCH_COMPILE_DISABLE", "1")
+    words = ["--max-steps", "4", "--lambda", "0", "--context", "--dni-network", "critic", *SMALL]
+    rows = []
+    for more in ([], ["--unlock", "update"], ["--unlock", "update", "--compile"]):
+        done = MNIST.run(tmp_path, "fcn.py", *words, *more)
+        assert done.returncode == 0, done.stderr
+        rows.append(done.stdout.splitlines()[2].split()[:3])
+    assert rows[0] == rows[1] == rows[2]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion"])

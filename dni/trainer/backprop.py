@@ -27,6 +27,7 @@ class Backprop(Strategy):
         precision: See `Strategy`.
         clip: See `Strategy`.
         scheduler: See `Strategy`.
+        compile: See `Strategy`.
         **options: Further arguments of the optimizer.
 
     Example:
@@ -47,9 +48,12 @@ class Backprop(Strategy):
         precision: str = "float32",
         clip: float | None = None,
         scheduler: Mapping[str, Any] | None = None,
+        compile: bool | Mapping[str, Any] = False,
         **options: Any,
     ) -> None:
-        super().__init__(networks, precision=precision, clip=clip, scheduler=scheduler)
+        super().__init__(
+            networks, precision=precision, clip=clip, scheduler=scheduler, compile=compile
+        )
         made = build_optimizer(
             optimizer, networks, lr=lr, no_decay=no_decay, groups=groups, **options
         )

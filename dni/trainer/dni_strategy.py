@@ -17,7 +17,7 @@ from .blocks import blocks
 from .optimization import Networks, build_optimizer
 from .registry import STRATEGIES, import_path
 from .state import State
-from .strategies import Strategy, another_optimizer
+from .strategies import Strategy, another_optimizer, compile_options
 
 
 @STRATEGIES.register("dni")
@@ -39,6 +39,7 @@ class DNIStrategy(Strategy):
         precision: See `Strategy`.
         clip: See `Strategy`; and separately of the gradients of each network's synthesizers.
         scheduler: See `Strategy`; for the optimizer of the network.
+        compile: See `Strategy`; the interfaces are compiled with their network (`DNI.compile`).
         **options: Arguments of `DNI`; ``lambda`` is its λ, and ``dni_network`` may also be an
             import path, or a mapping of site names to names and import paths.
 
@@ -56,6 +57,7 @@ class DNIStrategy(Strategy):
         precision: str = "float32",
         clip: float | None = None,
         scheduler: Mapping[str, Any] | None = None,
+        compile: bool | Mapping[str, Any] = False,
         **options: Any,
     ) -> None:
         super().__init__(networks, precision=precision, clip=clip, scheduler=scheduler)
@@ -105,6 +107,8 @@ class DNIStrategy(Strategy):
                 grad_scaler=self.scaler,
                 **({"sites": inner, **options} if inner else options),
             )
+            if (compiling := compile_options(compile)) is not None:
+                wrapper.compile(**compiling)
             self.wrappers[name] = wrapper
             self.optimizers[name] = wrapper.optimizer
         self._schedule()

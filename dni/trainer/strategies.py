@@ -34,6 +34,8 @@ class Strategy:
         clip: Largest norm of the gradients of each network; ``None`` for no clipping.
         scheduler: A scheduler of ``torch.optim.lr_scheduler``, ``{type: name, ...}``; it steps
             once after every update.
+        compile: Whether its networks are compiled where they are trained: arguments of
+            ``torch.compile`` such as ``{backend: aot_eager}``, or ``True`` for its defaults.
 
     Attributes:
         optimizers: The optimizers by name, whose learning rate ``set("lr", …)`` sets.
@@ -51,6 +53,7 @@ class Strategy:
         precision: str = "float32",
         clip: float | None = None,
         scheduler: Mapping[str, Any] | None = None,
+        compile: bool | Mapping[str, Any] = False,
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(f"`precision` is {precision!r}.{did_you_mean(precision, PRECISIONS)}")
@@ -65,6 +68,14 @@ class Strategy:
         self.optimizers: dict[str, Optimizer] = {}
         self.schedulers: dict[str, Any] = {}
         self._shares: dict[str, list[float]] = {}
+        self._compiled: dict[str, nn.Module] = {}
+        self._compile(compile_options(compile))
+
+    def _compile(self, options: dict[str, Any] | None) -> None:
+        """Have the networks compiled when they are trained, if there are options."""
+        if options is not None:
+            for name, network in self.networks.items():
+                self._compiled[name] = torch.compile(network, **options)  # type: ignore[assignment]
 
     def _schedule(self) -> None:
         """Make schedulers, and note how group learning rates relate; optimizers are there now."""
@@ -79,7 +90,7 @@ class Strategy:
 
     def wrap(self, name: str) -> nn.Module:
         """What a step that trains the network calls in its place."""
-        return self.networks[name]
+        return self._compiled.get(name, self.networks[name])
 
     def called(self, name: str, method: str | None = None) -> Any:
         """What a step calls, or takes a method of, while it trains the network."""
@@ -206,6 +217,30 @@ class Strategy:
                 scheduler.load_state_dict(state["schedulers"][key])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def compile_options(given: bool | Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments of ``torch.compile``; ``None`` where nothing is to be compiled.
+
+    Raises:
+        ConfigError: It has no such argument.
+
+    Example:
+        >>> compile_options(True), compile_options({"mode": "reduce-overhead"})
+        ({}, {'mode': 'reduce-overhead'})
+    """
+    if isinstance(given, bool):
+        return {} if given else None
+    known = set(inspect.signature(torch.compile).parameters) - {"model"}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"`compile` is {given!r}; true, false or arguments of `torch.compile` are needed, "
+            "such as {mode: max-autotune}."
+        )
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"`torch.compile` has no {name!r}.{did_you_mean(name, known)}")
+    return dict(given)
 
 
 def another_optimizer(what: str) -> CheckpointError:

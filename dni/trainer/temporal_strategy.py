@@ -72,6 +72,11 @@ class TemporalDNIStrategy(Backprop):
         **options: Any,
     ) -> None:
         spec = dict(optim) if isinstance(optim, Mapping) else {"type": optim or "adam"}
+        if "compile" in {*spec, *options}:
+            raise ConfigError(
+                "'temporal_dni' does not go with `compile`: `torch.compile` does not read torch's "
+                "recurrent modules."
+            )
         super().__init__(
             networks,
             optimizer=spec.pop("type", "adam"),

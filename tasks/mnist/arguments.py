@@ -19,9 +19,9 @@ from dni.scripts import (
 )
 from learners import Synthesis
 
-_DNI_FLAGS = ("lambda", "dni_network", "dni_layers", "hidden_size", "dni_lr", "context")
+_DNI_FLAGS = ("lambda", "dni_network", "dni_layers", "hidden_size", "dni_lr", "context", "unlock")
 # What a run may change when it goes on from a checkpoint.
-_FREE = {"epochs", "data_dir", "device", "save", "resume", "output", "max_steps"}
+_FREE = {"epochs", "data_dir", "device", "save", "resume", "output", "max_steps", "compile"}
 
 _share = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
@@ -86,6 +86,12 @@ def make_parser(script: str, description: str, *, dni_network: str) -> argparse.
         action="store_true",
         help="let the synthesizers see the labels (the paper's cDNI); the network never does",
     )
+    group.add_argument(
+        "--unlock",
+        choices=["none", "update", "forward"],
+        help="update: with --lambda 0 a hidden layer learns in the forward pass and lets its "
+        "activations go; forward: moreover it does not wait for the layer below (default: none)",
+    )
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
@@ -128,6 +134,12 @@ def make_parser(script: str, description: str, *, dni_network: str) -> argparse.
     )
     group.add_argument(
         "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network and what its interfaces compute (torch.compile): about a minute "
+        "at the start, then faster steps; needs a C++ compiler",
     )
     group.add_argument(
         "--max-steps", type=positive, metavar="N", help="stop after N batches, for a quick look"
@@ -196,6 +208,7 @@ def synthesis(options: argparse.Namespace) -> Synthesis:
         hidden_size=options.hidden_size,
         context=options.context,
         lr=options.dni_lr,
+        unlock=options.unlock or "none",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Synthesis:
         hidden_size: Units of each of them.
         context: Whether the synthesizers see the labels.
         lr: The synthesizers' learning rate; None for the default, see `learning_rate`.
+        unlock: Whether a hidden layer learns in the forward pass, see `dni.DNI`.
     """
 
     lambda_: float = 0.5
@@ -33,6 +34,7 @@ class Synthesis:
     hidden_size: int = 256
     context: bool = False
     lr: float | None = None
+    unlock: Literal["none", "update", "forward"] = "none"
 
     @property
     def learning_rate(self) -> float:
@@ -97,6 +99,7 @@ class Decoupled:
             lambda_=synthesis.lambda_,
             sites=list(sites),
             context_size=CLASSES if synthesis.context else None,
+            unlock=synthesis.unlock,
         )
 
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:

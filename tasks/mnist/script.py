@@ -75,6 +75,8 @@ def _run(script: str, build: Build, options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     network = build(options, dataset).to(options.device)
     learner = make_learner(network, options)
+    if options.compile:
+        learner.net.compile()
     binding = arguments.binding(script, options)
     progress = resume(options.resume, learner, binding) if options.resume else Progress()
     if progress.epoch >= options.epochs:

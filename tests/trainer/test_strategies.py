@@ -68,6 +68,26 @@ def test_unlocked_dni_updates_in_forward_and_refuses_accumulation() -> None:
         classify(mlp(), spec, accumulate=2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"type": "adamw", "lr": 1e-2},
+        {"type": "dni", "lambda": 0.5},
+        {"type": "dni", "dni_network": "critic", "context": "label", "lambda": 0.0},
+        {"type": "dni", "dni_network": "critic", "context": "label", "lambda": 0.0}
+        | {"unlock": "update"},
+    ],
+)
+def test_compiled_networks_train_as_they_do_uncompiled(
+    fresh_compiler: None, spec: dict[str, Any]
+) -> None:
+    compiled = classify(mlp(), {**spec, "compile": {"backend": "eager"}})
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for mine, other in zip(compiled.parameters(), classify(mlp(), spec).parameters(), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -75,6 +95,9 @@ def test_unlocked_dni_updates_in_forward_and_refuses_accumulation() -> None:
         ({"type": "dni", "lambd": 0}, "Did you mean 'lambda'"),
         ({"type": "adamw", "weight_decy": 0}, "Did you mean 'weight_decay'"),
         ({"type": "adamw", "clip": -1}, "above 0"),
+        ({"type": "adamw", "compile": "yes"}, "true, false or arguments of `torch.compile`"),
+        ({"type": "dni", "compile": {"bakend": "eager"}}, "Did you mean 'backend'"),
+        ({"type": "temporal_dni", "compile": True}, "does not go with `compile`"),
         ({"type": "torch.nn.ReLU"}, "neither"),
         ({"type": "adamw", "no_decay": ["net.nothing*"]}, "No trainable parameter"),
     ],
