@@ -52,8 +52,10 @@ class Synthesis:
 class Backprop:
     """The usual loop body."""
 
-    def __init__(self, network: nn.Module, *, lr: float) -> None:
+    def __init__(self, network: nn.Module, *, lr: float, compiles: bool = False) -> None:
         self.net = network
+        # Not `network.compile()`, which leaves an `nn.Sequential` as it is, and says nothing.
+        self._call = torch.compile(network) if compiles else network
         self.optimizer = torch.optim.Adam(network.parameters(), lr=lr)
 
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class Backprop:
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, ready for backward."""
-        return F.cross_entropy(self.net(images), labels)
+        return F.cross_entropy(self._call(images), labels)
 
     def cosines(self) -> dict[str, float]:
         """Empty: every gradient is the true one."""
@@ -86,7 +88,13 @@ class Decoupled:
     """The same loop body with synthetic gradients: ``backward`` is also the step."""
 
     def __init__(
-        self, network: nn.Module, *, sites: Sequence[str], lr: float, synthesis: Synthesis
+        self,
+        network: nn.Module,
+        *,
+        sites: Sequence[str],
+        lr: float,
+        synthesis: Synthesis,
+        compiles: bool = False,
     ) -> None:
         self.context = synthesis.context
         self.net = DNI(
@@ -101,6 +109,8 @@ class Decoupled:
             context_size=CLASSES if synthesis.context else None,
             unlock=synthesis.unlock,
         )
+        if compiles:
+            self.net.compile()
 
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """Update the network from one batch; returns the batch's mean cross-entropy."""

@@ -60,9 +60,15 @@ def main(
 def make_learner(network: nn.Module, options: argparse.Namespace) -> Learner:
     """The learner that ``--method`` names; every hidden layer is a site, the output is not."""
     if options.method == "backprop":
-        return Backprop(network, lr=options.lr)
+        return Backprop(network, lr=options.lr, compiles=options.compile)
     sites = [name for name, _ in network.named_children() if name.startswith("hidden")]
-    return Decoupled(network, sites=sites, lr=options.lr, synthesis=arguments.synthesis(options))
+    return Decoupled(
+        network,
+        sites=sites,
+        lr=options.lr,
+        synthesis=arguments.synthesis(options),
+        compiles=options.compile,
+    )
 
 
 def _run(script: str, build: Build, options: argparse.Namespace) -> None:
@@ -75,8 +81,6 @@ def _run(script: str, build: Build, options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     network = build(options, dataset).to(options.device)
     learner = make_learner(network, options)
-    if options.compile:
-        learner.net.compile()
     binding = arguments.binding(script, options)
     progress = resume(options.resume, learner, binding) if options.resume else Progress()
     if progress.epoch >= options.epochs:
