@@ -44,7 +44,8 @@ def is_awaited(parameter: Tensor) -> bool:
 def heralds(network: nn.Module) -> list[nn.Parameter]:
     """The parameters to listen to in order to hear of every backward pass through a network.
 
-    One of each module of torch's is enough, for its calls use them all.
+    One of each module of torch's is enough, for its calls use them all, and every hook costs a
+    call from the engine of autograd.
 
     Example:
         >>> [tuple(p.shape) for p in heralds(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))]

@@ -97,6 +97,7 @@ class Updates:
             self.unlock = ForwardUnlock(self._backward_end, self.activations)
         elif self.is_unlocked:
             self.unlock = Unlock(self._backward_end)
+        self._heralds: set[int] = set()  # identities of what we listen to in the network
         self._handles: list[RemovableHandle] = [
             self._backward_end.listen(interface.meter) for interface in self.interfaces.values()
         ]
@@ -106,10 +107,9 @@ class Updates:
         """Listen to the network: a loss may go by every interface, by h_n of an LSTM say."""
         self.network_optimizer.attach()
         if self.is_automatic:
-            self._handles += [
-                self._backward_end.listen_if_expected(parameter)
-                for parameter in heralds(self.network_optimizer.network)
-            ]
+            found = heralds(self.network_optimizer.network)
+            self._handles += [self._backward_end.listen_if_expected(p) for p in found]
+            self._heralds = {id(p) for p in found}
 
     def detach(self) -> None:
         """Stop listening; the boundaries of graphs still alive become plain identities."""
@@ -118,7 +118,7 @@ class Updates:
         self.passes.make_inert()
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_backward_end", "_meters", "passes", "_handles", "unlock")
+        left_out = ("_backward_end", "_meters", "passes", "_handles", "_heralds", "unlock")
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -135,13 +135,9 @@ class Updates:
     @property
     def is_awaited(self) -> bool:
         """Whether a hook that is not ours waits for the gradient of a network's parameter."""
-        ours = self._backward_end
+        ours = self._heralds
         return any(
-            p._backward_hooks
-            or any(
-                getattr(hook, "__self__", None) is not ours
-                for hook in (p._post_accumulate_grad_hooks or {}).values()
-            )
+            p._backward_hooks or len(p._post_accumulate_grad_hooks or ()) > (id(p) in ours)
             for p in self.network_optimizer.network.parameters()
         )
 
