@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 
+from .context import check_labels
 from .crossing import Crossing
 from .listeners import in_ddp
 from .traced_unlock import trace, trace_gradients
@@ -28,12 +30,20 @@ class Compiled:
     Args:
         call: Calls the wrapper.
         crossing: Its crossing.
+        takes_context: Whether ``context=`` is the wrapper's: compiled code cannot check labels.
         **options: Keyword arguments of `torch.compile`; wrappers share their code, so by default
             each has its own limit of recompilations.
     """
 
-    def __init__(self, call: Callable[..., Any], crossing: Crossing, **options: Any) -> None:
-        self._call, self._crossing = call, crossing
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        crossing: Crossing,
+        *,
+        takes_context: bool = True,
+        **options: Any,
+    ) -> None:
+        self._call, self._crossing, self._takes_context = call, crossing, takes_context
         self._failures = 0
         self._is_strict = bool(options.get("fullgraph"))
         if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
@@ -49,6 +59,10 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapper."""
         crossing, updates = self._crossing, self._crossing.updates
+        size = crossing.interfaces.context_size if self._takes_context else None
+        context = kwargs.get("context")
+        if size and isinstance(context, Tensor) and not context.is_floating_point():
+            check_labels(context, size)
         # DDP and hooks hear of what autograd brings, and of nothing else.
         if updates.is_unlocked and (in_ddp() or updates.is_awaited):
             return self._call(*args, **kwargs)

@@ -44,15 +44,29 @@ def encode(context: Tensor, size: int | None) -> Tensor:
             )
         return context.detach()
     labels = context.detach().long()
-    if not torch.compiler.is_compiling() and labels.device.type == "cpu" and labels.numel():
+    if not torch.compiler.is_compiling():
+        check_labels(labels, size)
+    classes = torch.arange(size, device=labels.device)
+    return (labels.unsqueeze(-1) == classes).to(torch.get_default_dtype())
+
+
+def check_labels(labels: Tensor, size: int) -> None:
+    """Check that labels are in range, where that means to wait for no device.
+
+    Args:
+        labels: Class indices. Shape ``[*]``.
+        size: Number of classes.
+
+    Raises:
+        ContextError: Some are not.
+    """
+    if labels.device.type == "cpu" and labels.numel():
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= size:
             raise ContextError(
                 f"The context has labels from {low} to {high}; `context_size={size}` needs "
                 f"labels from 0 to {size - 1}."
             )
-    classes = torch.arange(size, device=labels.device)
-    return (labels.unsqueeze(-1) == classes).to(torch.get_default_dtype())
 
 
 def aligned(context: Tensor, shape: torch.Size, *, site: str, batch_axis: int = 0) -> Tensor:

@@ -247,7 +247,12 @@ class DNI(BaseWrapper):
             >>> net(torch.ones(1, 2)).shape
             torch.Size([1, 2])
         """
-        self._compiled_call_impl = Compiled(self._call_impl, self._crossing, **kwargs)
+        self._compiled_call_impl = Compiled(
+            self._call_impl,
+            self._crossing,
+            takes_context=not self._network_takes_context,
+            **kwargs,
+        )
 
     @contextmanager
     def context(self, context: Tensor) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from dni import DNI
-from dni.errors import ShapeError
+from dni.errors import ContextError, ShapeError
 from dni.updates import Updates
 from test_unlock import NETWORKS, assert_same, batches, loss_of, tensors, train, wrap
 
@@ -166,6 +166,18 @@ def test_a_batch_without_samples_is_told() -> None:
     train(net, batches(2))
 
 
+@pytest.mark.parametrize("unlock", ["none", "update"])
+def test_labels_out_of_range_are_told(unlock: Literal["none", "update"]) -> None:
+    net, twin = compiled(wrap("critic", unlock=unlock)), wrap("critic", unlock=unlock)
+    losses = train(net, batches(4))
+    x, y = batches(1)[0]
+    with pytest.raises(ContextError, match="needs labels from 0 to 2"):
+        net(x, context=y + 5)
+    losses += train(net, batches(3))
+    expected = train(twin, batches(4)) + train(twin, batches(3))
+    assert losses == pytest.approx(expected, rel=1e-8)
+
+
 def test_mixed_sites_are_compiled_whole() -> None:
     net, twin = wrap("critic", unlock="none"), wrap("critic", unlock="none")
     compiled(net, fullgraph=True)
@@ -216,7 +228,7 @@ def test_within_what_the_user_compiles(taken: list[int]) -> None:
     assert losses == pytest.approx(train(twin, batches(3)), rel=1e-8)
 
 
-def test_a_user_s_compilation_goes_up_to_each_site(taken: list[int]) -> None:
+def test_unlocked_passes_within_a_user_s_compilation_run_as_they_are(taken: list[int]) -> None:
     net, twin = wrap("critic"), wrap("critic")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
