@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.utils import counters
 
 from task_scripts import ENVIRONMENT, PNG, ROOT, Scripts, assert_equal
 
@@ -137,6 +143,27 @@ def test_unlocked_and_compiled_runs_read_as_others(
         assert done.returncode == 0, done.stderr
         rows.append(done.stdout.splitlines()[2].split()[:3])
     assert rows[0] == rows[1] == rows[2]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["Backprop", "Decoupled"])
+def test_what_is_to_be_compiled_is(
+    name: str, monkeypatch: pytest.MonkeyPatch, fresh_compiler: None
+) -> None:
+    monkeypatch.syspath_prepend(MNIST.folder)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    modules = ("learners", "data")  # as other tasks call theirs
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    learners = importlib.import_module("learners")
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, sys.modules.pop(module))
+    network = nn.Sequential(OrderedDict(hidden=nn.Linear(4, 8), output=nn.Linear(8, 10)))
+    own = {"sites": ["hidden"], "synthesis": learners.Synthesis()} if name == "Decoupled" else {}
+    learner = getattr(learners, name)(network, lr=1e-3, compiles=True, **own)
+    for _ in range(5):
+        learner.learn(torch.randn(6, 4), torch.arange(6))
+    assert counters["stats"]["unique_graphs"] > 0
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion"])

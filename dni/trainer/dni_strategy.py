@@ -91,6 +91,7 @@ class DNIStrategy(Strategy):
                     "features, because the data does not tell it (`num_classes`)."
                 )
             options["context_size"] = num_classes
+        compiling = compile_options(compile)
         self.wrappers: dict[str, DNI] = {}
         for name, network in networks.items():
             optimizer: Any = optim
@@ -107,7 +108,7 @@ class DNIStrategy(Strategy):
                 grad_scaler=self.scaler,
                 **({"sites": inner, **options} if inner else options),
             )
-            if (compiling := compile_options(compile)) is not None:
+            if compiling is not None:
                 wrapper.compile(**compiling)
             self.wrappers[name] = wrapper
             self.optimizers[name] = wrapper.optimizer

@@ -223,11 +223,11 @@ def compile_options(given: bool | Mapping[str, Any]) -> dict[str, Any] | None:
     """The arguments of ``torch.compile``; ``None`` where nothing is to be compiled.
 
     Raises:
-        ConfigError: It has no such argument.
+        ConfigError: It has no such argument, or refuses its value.
 
     Example:
-        >>> compile_options(True), compile_options({"mode": "reduce-overhead"})
-        ({}, {'mode': 'reduce-overhead'})
+        >>> compile_options(True), compile_options({"backend": "eager"})
+        ({}, {'backend': 'eager'})
     """
     if isinstance(given, bool):
         return {} if given else None
@@ -240,6 +240,11 @@ def compile_options(given: bool | Mapping[str, Any]) -> dict[str, Any] | None:
     for name in given:
         if name not in known:
             raise ConfigError(f"`torch.compile` has no {name!r}.{did_you_mean(name, known)}")
+    try:
+        torch.compile(nn.Identity(), **given)  # compiles nothing yet
+    except (RuntimeError, TypeError, ValueError) as err:
+        first, *_ = str(err).splitlines()
+        raise ConfigError(f"`torch.compile` refuses `compile: {dict(given)}`: {first}") from err
     return dict(given)
 
 

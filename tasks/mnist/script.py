@@ -51,6 +51,10 @@ def main(
     except OSError as error:  # a full disk, a folder without leave to write
         print(f"{parser.prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return _BAD_INPUT
+    except torch._dynamo.exc.TorchDynamoException as error:  # no C++ compiler, say
+        reason = str(error).splitlines()[0]
+        print(f"{parser.prog}: error: --compile: {reason}; leave it out.", file=sys.stderr)
+        return _BAD_INPUT
     except KeyboardInterrupt:
         print(f"\n{_how_to_go_on(options.save)}", file=sys.stderr)
         return _INTERRUPTED

@@ -97,6 +97,8 @@ def test_compiled_networks_train_as_they_do_uncompiled(
         ({"type": "adamw", "clip": -1}, "above 0"),
         ({"type": "adamw", "compile": "yes"}, "true, false or arguments of `torch.compile`"),
         ({"type": "dni", "compile": {"bakend": "eager"}}, "Did you mean 'backend'"),
+        ({"type": "adamw", "compile": {"backend": "nope"}}, "Invalid backend: 'nope'"),
+        ({"type": "dni", "compile": {"mode": "nope"}}, "Unrecognized mode=nope"),
         ({"type": "temporal_dni", "compile": True}, "does not go with `compile`"),
         ({"type": "torch.nn.ReLU"}, "neither"),
         ({"type": "adamw", "no_decay": ["net.nothing*"]}, "No trainable parameter"),
