@@ -35,6 +35,7 @@ BACKPROP, CRITIC, BY_HAND = "backprop", "critic", "by hand"
 COMPILED_BACKPROP = "backprop, compiled"
 EVERY = (1, 2, 4)  # updates of the network for one of a critic
 STEPS_TO_COMPILE = 12
+IN_CPP = {"cpp_wrapper": True}  # small operations called from C++; for both contenders
 
 EXPLANATION = """\
 One step is forward, loss, backward, optimizer step and clearing of gradients; with DNI the
@@ -56,10 +57,10 @@ at every site and send down what it says, unlocked with a step of the optimizer 
 head learns and nothing is measured. What they take is the least that this can cost with torch's
 operations called one by one."""
 COMPILED = """\
-*Compiled*: both contenders are, the network by `torch.compile(network)` and the wrapped one by
-`net.compile()`; backprop's time and the ratio are those of the compiled one, in the same run. The
-row without a synthesizer has compiled backprop over backprop as it is. Optimizers are called as
-ever."""
+*Compiled*: both contenders are, the network by `torch.compile(network, options=…)` and the wrapped
+one by `net.compile(options=…)`, with `{"cpp_wrapper": True}` as options; backprop's time and the
+ratio are those of the compiled one, in the same run. The row without a synthesizer has compiled
+backprop over backprop as it is. Optimizers are called as ever."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +124,7 @@ def dni_step(workload: Workload, contender: Contender, device: torch.device) -> 
     )
     context = {"context": target} if contender.synthesizer == CRITIC else {}
     if contender.is_compiled:
-        wrapped.compile()
+        wrapped.compile(options=dict(IN_CPP))
 
     def step() -> None:
         nn.functional.cross_entropy(wrapped(value, **context), target).backward()
@@ -194,7 +195,8 @@ def measure(
     if compiles:
         network, value, target = workload.on(device)
         # Not `network.compile()`, which leaves an `nn.Sequential` as it is, and says nothing.
-        steps[compiled] = partial(backprop(torch.compile(network)), value, target)
+        compiled_network = torch.compile(network, options=dict(IN_CPP))
+        steps[compiled] = partial(backprop(compiled_network), value, target)
         named[str(compiled)] = steps[compiled]
         for step in named.values():
             for _ in range(STEPS_TO_COMPILE):

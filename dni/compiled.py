@@ -12,6 +12,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 
 from .context import check_labels
 from .crossing import Crossing
+from .guards import with_filter
 from .listeners import in_ddp
 from .traced_unlock import trace, trace_gradients
 
@@ -48,12 +49,13 @@ class Compiled:
         self._is_strict = bool(options.get("fullgraph"))
         if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
             options = {"isolate_recompiles": True, **options}
-        self._in_parts: Callable[..., Any] = torch.compile(call, **options)
+        # Anew for each: torch takes entries out of the options it is given.
+        self._in_parts: Callable[..., Any] = torch.compile(call, **with_filter(options))
         self._whole: Callable[..., Any] | None = None
         # With TORCH_COMPILE_DISABLE=1 nothing is read, and with `fullgraph` that is an error.
         if crossing.updates.is_unlocked and not torch._dynamo.config.disable:
             trace_gradients()
-            self._whole = torch.compile(call, **{**options, "fullgraph": True})
+            self._whole = torch.compile(call, **with_filter({**options, "fullgraph": True}))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

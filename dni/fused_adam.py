@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,14 +17,63 @@ UNUSUAL = ("amsgrad", "capturable", "differentiable")
 """Options with which a step is not plain."""
 
 
+MOST = 200
+"""So many sets of parameters of one optimizer are remembered; unlocked, each module is one."""
+
+
+class Columns(NamedTuple):
+    """The parameters that step together, and the state of each.
+
+    Attributes:
+        parameters: The parameters.
+        states: Their entries in the optimizer's state.
+        averages: Running means of the gradients.
+        squares: Running means of their squares.
+        steps: Numbers of steps made. Shape ``[]`` each.
+        counter: What `steps` are views of, counted up by one operation; ``None`` where each has
+            its own memory. Shape ``[len(steps)]``.
+    """
+
+    parameters: list[Tensor]
+    states: list[dict[str, Any]]
+    averages: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+    counter: Tensor | None
+
+    def gradients(self, states: Any) -> list[Tensor] | None:
+        """The gradients, ``None`` where a step is not plain or something here was replaced."""
+        found: list[Tensor] = []
+        dtype = self.parameters[0].dtype
+        for parameter, state, average, square, step in zip(*self[:5], strict=True):
+            grad = parameter.grad
+            if (
+                grad is None
+                or grad.dtype is not dtype
+                or parameter.dtype is not dtype
+                or grad.layout is not torch.strided
+                or states.get(parameter) is not state
+                or state["step"] is not step
+                or state["exp_avg"] is not average
+                or state["exp_avg_sq"] is not square
+            ):
+                return None
+            found.append(grad)
+        return found
+
+
+_known: WeakKeyDictionary[Optimizer, dict[tuple[int, ...], Columns]] = WeakKeyDictionary()
+"""By optimizer, and by the identities of the parameters that step together."""
+
+
 def step(optimizer: Optimizer) -> None:
     """Step an optimizer, to the last bit as its own ``step()`` does.
 
     A synthesizer has two parameters, say, of a few thousand numbers. There torch's step of an Adam
-    takes five times as long as its fused operation; a plain step is that operation here. It is not
-    plain where somebody is told of it or patched it (hooks, a profiler, a learning-rate schedule,
-    a scaler of gradients), in the first step, which makes the state, and with several devices or
-    types in a group.
+    takes five times as long as its fused operation; a plain step is that operation here, and
+    numbers of steps lie side by side in memory. It is not plain where somebody is told of it or
+    patched it (hooks, a profiler, a learning-rate schedule, a scaler of gradients), in the first
+    step, which makes the state, and with several devices or types in a group.
 
     Args:
         optimizer: Any one. All but ``Adam(fused=True)`` and ``AdamW(fused=True)`` step as usual.
@@ -44,8 +94,8 @@ def step(optimizer: Optimizer) -> None:
         optimizer.step()
         return
     with torch.no_grad():
-        for group, tensors in groups:
-            _step_group(group, *tensors, is_decoupled=type(optimizer) is AdamW)
+        for group, columns, gradients in groups:
+            _step_group(group, columns, gradients, is_decoupled=type(optimizer) is AdamW)
 
 
 def _is_watched(optimizer: Optimizer) -> bool:
@@ -63,53 +113,70 @@ def _is_watched(optimizer: Optimizer) -> bool:
     )
 
 
-def _plain_groups(optimizer: Optimizer) -> list[tuple[dict[str, Any], list[list[Any]]]] | None:
-    """Each group with what steps: parameters, gradients, averages, squares, numbers of steps."""
+def _plain_groups(
+    optimizer: Optimizer,
+) -> list[tuple[dict[str, Any], Columns, list[Tensor]]] | None:
+    """Each group with what steps in it; ``None`` where a step is not plain."""
     found = []
     states = optimizer.state
+    known = _known.setdefault(optimizer, {})
     for group in optimizer.param_groups:
         if not group["fused"] or isinstance(group["lr"], Tensor) or any(map(group.get, UNUSUAL)):
             return None
-        kind = None
-        rows = []
-        for parameter in group["params"]:
-            grad = parameter.grad
-            if grad is None:
-                continue
-            own = parameter.dtype, parameter.device, grad.dtype
-            state = states.get(parameter)
-            if not state or own != (kind := kind or own):
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            continue
+        key = tuple(map(id, parameters))
+        columns = known.get(key)
+        gradients = None if columns is None else columns.gradients(states)
+        if columns is None or gradients is None:
+            columns = _columns(parameters, states)
+            gradients = None if columns is None else columns.gradients(states)
+            if columns is None or gradients is None:
+                known.clear()
                 return None
-            if parameter.is_complex() or grad.layout is not torch.strided:
-                return None
-            row = parameter, grad, state["exp_avg"], state["exp_avg_sq"], state["step"]
-            rows.append(row)
-        if rows:
-            found.append((group, [list(column) for column in zip(*rows, strict=True)]))
+            if len(known) == MOST:
+                known.clear()
+            known[key] = columns
+        found.append((group, columns, gradients))
     return found
 
 
+def _columns(parameters: list[Tensor], states: Any) -> Columns | None:
+    """What steps together, ``None`` where there is no state yet or types and devices differ."""
+    own = [states.get(p) for p in parameters]
+    if not all(own) or len({(p.dtype, p.device) for p in parameters}) > 1:
+        return None
+    if any(p.is_complex() for p in parameters):
+        return None
+    counter: Tensor | None = None
+    if not any(state["step"]._is_view() for state in own):
+        counter = torch.stack([state["step"] for state in own])
+        for state, view in zip(own, counter.unbind(), strict=True):
+            state["step"] = view
+    averages, squares, steps = (
+        [state[key] for state in own] for key in ("exp_avg", "exp_avg_sq", "step")
+    )
+    return Columns(parameters, own, averages, squares, steps, counter)
+
+
 def _step_group(
-    group: dict[str, Any],
-    parameters: list[Tensor],
-    grads: list[Tensor],
-    averages: list[Tensor],
-    squares: list[Tensor],
-    steps: list[Tensor],
-    *,
-    is_decoupled: bool,
+    group: dict[str, Any], columns: Columns, gradients: list[Tensor], *, is_decoupled: bool
 ) -> None:
     beta1, beta2 = group["betas"]
     is_decoupled = group.get("decoupled_weight_decay", is_decoupled)
     operation = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
-    torch._foreach_add_(steps, 1)
+    if columns.counter is None:
+        torch._foreach_add_(columns.steps, 1)
+    else:
+        columns.counter.add_(1)
     operation(
-        parameters,
-        grads,
-        averages,
-        squares,
+        columns.parameters,
+        gradients,
+        columns.averages,
+        columns.squares,
         [],
-        steps,
+        columns.steps,
         lr=group["lr"],
         beta1=beta1,
         beta2=beta2,

@@ -70,7 +70,8 @@ class Metered(nn.Module):
 
     def heard(self) -> Tensor | None:
         """Take what the meter has gathered since the last call. Shape ``[5]``."""
-        meter, kept = self.meter, self._heard
+        meter, kept = self._parameters["meter"], self._heard  # past `Module.__getattr__`
+        assert meter is not None
         grad, meter.grad = meter.grad, None
         if kept is None:
             return grad

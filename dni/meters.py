@@ -23,6 +23,9 @@ LARGEST = SINGLE.max
 MEMORY = 0.98
 """Weight of the past in the running statistics: a memory of about fifty updates."""
 
+NEW = 1 - MEMORY
+"""Weight of the newest update."""
+
 
 class MeterTable:
     r"""Takes what backward passes leave in the meters into the running statistics.
@@ -89,13 +92,18 @@ class MeterTable:
             return True
         running, scale, inverse_scale = self._cells[row]
         unit = scale[()]
-        true, synthetic, product, entries, calls = [sum / METER_UNIT for sum in heard.tolist()]
-        measured = true / loss**2, synthetic * unit**2, product * unit / loss, entries, calls
-        if not sum(map(abs, measured)) <= LARGEST:
+        true, synthetic, product, entries, calls = heard.tolist()
+        true *= 1 / (METER_UNIT * loss**2)
+        synthetic *= unit**2 / METER_UNIT
+        product *= unit / (METER_UNIT * loss)
+        if not true + synthetic + abs(product) <= LARGEST:
             return False
         if true > 0:
-            for column, new in enumerate(measured):
-                running[column] = MEMORY * running[column] + (1 - MEMORY) * new
+            running[0] = MEMORY * running[0] + NEW * true
+            running[1] = MEMORY * running[1] + NEW * synthetic
+            running[2] = MEMORY * running[2] + NEW * product
+            running[3] = MEMORY * running[3] + NEW / METER_UNIT * entries
+            running[4] = MEMORY * running[4] + NEW / METER_UNIT * calls
             rms = math.sqrt(running[TRUE] / running[ENTRIES])
             if rms > SINGLE.tiny and self._interfaces[row].scale_targets:
                 scale[()], inverse_scale[()] = rms, 1 / rms

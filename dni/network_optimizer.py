@@ -18,6 +18,9 @@ class NetworkOptimizer:
         optimizer: Its optimizer; ``None`` where the user steps the network.
         clip: Largest norm of the gradients of a step, ``None`` for no clipping.
 
+    Attributes:
+        parameters: Those of the network, once `attach` has found them.
+
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> made = NetworkOptimizer(layer, torch.optim.SGD(layer.parameters(), lr=1.0), clip=2.0)
@@ -35,14 +38,16 @@ class NetworkOptimizer:
         self, network: nn.Module, optimizer: Optimizer | None, clip: float | None = None
     ) -> None:
         self.network, self.optimizer, self.clip = network, optimizer, clip
+        self.parameters: list[nn.Parameter] = []
         self._unoptimized: list[nn.Parameter] = []
         self._is_used = False
 
     def attach(self) -> None:
-        """Find the parameters that the optimizer has not."""
+        """Find the network's parameters, and those of them that the optimizer has not."""
         optimized = set() if self.optimizer is None else set(parameters_of(self.optimizer))
         # Going through a network's parameters takes as long as a small layer.
-        self._unoptimized = [p for p in self.network.parameters() if p not in optimized]
+        self.parameters = list(self.network.parameters())
+        self._unoptimized = [p for p in self.parameters if p not in optimized]
 
     def step(self) -> None:
         """Step, where there is an optimizer; the gradients stay."""

@@ -138,7 +138,7 @@ class Updates:
         ours = self._heralds
         return any(
             p._backward_hooks or len(p._post_accumulate_grad_hooks or ()) > (id(p) in ours)
-            for p in self.network_optimizer.network.parameters()
+            for p in self.network_optimizer.parameters
         )
 
     @property

@@ -301,3 +301,44 @@ def test_a_site_that_feeds_nothing_is_not_compiled(taken: list[int]) -> None:
     losses = [train(net, batches(5)) for net in nets]
     assert losses[0] == losses[1]
     assert not taken
+
+
+def test_what_the_user_changes_is_still_seen() -> None:
+    """Guards on the program are left out, those on networks, values and the user's names kept."""
+    net, twin = compiled(wrap("critic")), wrap("critic")
+    for each in (net, twin):
+        train(each, batches(4))
+        each.network[2] = nn.Tanh()
+        train(each, batches(2))
+        each.network[0].weight.requires_grad_(False)
+        train(each, batches(2))
+        next(iter(each.interfaces.values())).synthesizer.sobolev = 1.0
+        train(each, batches(2))
+        each.λ = 0.5
+        train(each, batches(2))
+    assert_close(net, twin)
+
+
+def test_a_method_that_an_object_of_the_user_overrides_is_seen() -> None:
+    net, twin = compiled(wrap("critic")), wrap("critic")
+    for each in (net, twin):
+        train(each, batches(4))
+        each.network[0].forward = lambda x, layer=each.network[0]: (
+            2 * F.linear(x, layer.weight, layer.bias)
+        )
+        train(each, batches(3))
+    assert_close(net, twin)
+
+
+def test_options_of_the_user_stay_theirs() -> None:
+    heard: list[int] = []
+
+    def keep_all(guards: Any) -> list[bool]:
+        heard.append(len(guards))
+        return [True] * len(guards)
+
+    options = {"guard_filter_fn": keep_all}
+    net = compiled(wrap("critic"), options=options)
+    train(net, batches(4))
+    assert heard
+    assert options == {"guard_filter_fn": keep_all}

@@ -154,3 +154,62 @@ def test_sparse_gradients_meet_torchs_error() -> None:
         p.grad = torch.zeros_like(p).to_sparse()
     with pytest.raises(RuntimeError, match="sparse"):
         fused_adam.step(optimizer)
+
+
+def fill(params: list[nn.Parameter]) -> None:
+    for p in params:
+        p.grad = torch.ones_like(p)
+
+
+def test_numbers_of_steps_lie_side_by_side() -> None:
+    params = parameters()
+    optimizer = MAKES["adam"](params)
+    for _ in range(3):
+        fill(params)
+        fused_adam.step(optimizer)
+    steps = [optimizer.state[p]["step"] for p in params]
+    assert len({s.untyped_storage().data_ptr() for s in steps}) == 1
+    assert [s.item() for s in steps] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("what", ["state", "entry", "steps", "averages", "squares"])
+def test_what_is_replaced_in_the_state_counts(what: str) -> None:
+    mine, theirs = parameters(), parameters()
+    for params, step in ((mine, fused_adam.step), (theirs, lambda o: o.step())):
+        optimizer = MAKES["adam"](params)
+        for number in range(6):
+            fill(params)
+            step(optimizer)
+            state = optimizer.state[params[0]]
+            if number == 3 and what == "state":
+                optimizer.state = copy.deepcopy(optimizer.state.__class__(dict))  # warm restart
+            elif number == 3 and what == "entry":
+                optimizer.state[params[0]] = {k: torch.zeros_like(v) for k, v in state.items()}
+            elif number == 3:
+                key = {"steps": "step", "averages": "exp_avg", "squares": "exp_avg_sq"}[what]
+                state[key] = torch.zeros_like(state[key])
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_a_copy_steps_by_itself() -> None:
+    mine = parameters()
+    optimizer = MAKES["adam"](mine)
+    for _ in range(3):
+        fill(mine)
+        fused_adam.step(optimizer)
+    theirs, other = copy.deepcopy((mine, optimizer))
+    for _ in range(2):
+        fill(theirs)
+        fused_adam.step(other)
+    assert [optimizer.state[p]["step"].item() for p in mine] == [3, 3, 3]
+    assert [other.state[p]["step"].item() for p in theirs] == [5, 5, 5]
+
+
+def test_few_sets_of_parameters_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_adam, "MOST", 2)
+    mine, theirs = parameters(), parameters()
+    optimizer = MAKES["adam"](mine)
+    train(mine, optimizer, fused_adam.step, steps=12)
+    train(theirs, MAKES["adam"](theirs), lambda o: o.step(), steps=12)
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert 0 < len(fused_adam._known[optimizer]) <= 2

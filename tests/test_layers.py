@@ -61,6 +61,7 @@ ORDER = [
     "calls",
     "traced_unlock",
     "crossing",
+    "guards",
     "compiled",
     "wrapper",
     "states",
