@@ -18,16 +18,17 @@ class BackwardEnd:
     forward pass that is recomputed during backward, makes the outer pass the one to wait for.
 
     Args:
-        call: Method to call without arguments, after the gradients of all leaves are there and
-            after the callbacks of DDP that reduce them.
+        call: Method to call after the gradients of all leaves are there and after the callbacks
+            of DDP that reduce them; it is told whether one of these tensors got a gradient.
         is_expected: Method that tells whether some tensors' gradients count at present.
             The object of neither is kept alive.
     """
 
-    def __init__(self, call: Callable[[], None], is_expected: Callable[[], bool]) -> None:
+    def __init__(self, call: Callable[[bool], None], is_expected: Callable[[], bool]) -> None:
         self._call = weakref.WeakMethod(call)
         self._is_expected = weakref.WeakMethod(is_expected)
         self._task = -1
+        self._is_heard = False
         self._is_joined = False
         self._is_looking_away = False
 
@@ -56,28 +57,38 @@ class BackwardEnd:
         if task != -1:
             if task != self._task:
                 self._await(task)
-            self._is_joined = True
+            self._is_joined = self._is_heard = True
+
+    def expect(self) -> None:
+        """Wait for the backward pass that is running, which may bring gradients to others only."""
+        task = current_backward()
+        if task != self._task and not (self._is_joined or self._is_looking_away):
+            self._await(task)
 
     def forget(self) -> bool:
         """Stop waiting; returns whether a pass had begun that raised and so never ended."""
         was_waiting = self._task != -1
         self._task = -1
-        self._is_joined = False
+        self._is_heard = self._is_joined = False
         return was_waiting
 
     def _on_some_gradient(self, leaf: Tensor) -> None:
-        if self._task == -1 and not self._is_looking_away:
-            is_expected = self._is_expected()
-            if is_expected is not None and is_expected():
-                self._on_gradient(leaf)
+        if self._is_heard or self._is_looking_away:
+            return
+        if self._task != -1:
+            self._is_heard = True
+            return
+        is_expected = self._is_expected()
+        if is_expected is not None and is_expected():
+            self._on_gradient(leaf)
 
     def _on_gradient(self, _: Tensor) -> None:
-        task = current_backward()
-        if task != self._task and not (self._is_joined or self._is_looking_away):
-            self._await(task)
+        self.expect()
+        self._is_heard = self._is_heard or not self._is_looking_away
 
     def _await(self, task: int) -> None:
         self._task = task
+        self._is_heard = False
         engine = torch.autograd.Variable._execution_engine
 
         def after_others() -> None:
@@ -87,8 +98,9 @@ class BackwardEnd:
         def finish() -> None:
             call = self._call()
             if self._task == task and call is not None:
+                is_heard = self._is_heard
                 self.forget()
-                call()
+                call(is_heard)
 
         engine.queue_callback(after_others)
 

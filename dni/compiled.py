@@ -14,7 +14,7 @@ from .context import check_labels
 from .crossing import Crossing
 from .guards import with_filter
 from .listeners import in_ddp
-from .traced_unlock import trace, trace_gradients
+from .traced_unlock import can_trace, trace_gradients
 
 PATIENCE = 3
 """Passes in a row that cannot be read whole, after which it is not tried again."""
@@ -74,7 +74,7 @@ class Compiled:
             updates.close()
         if not crossing.is_unlocking():
             return self._in_parts(*args, **kwargs)
-        if self._whole is None or trace(updates) is None:
+        if self._whole is None or not can_trace(updates):
             return self._call(*args, **kwargs)
         return self._read_whole(self._whole, *args, **kwargs)
 

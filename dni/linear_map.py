@@ -163,7 +163,7 @@ class LinearStart:
         residual, sums = learn(true, prediction, self._arrival, square)
         give(self._meter, sums)
         if self._learns:
-            give(linear.weight, residual.t() @ seen)
+            give(linear.weight, torch.mm(residual.t(), seen))
             if linear.bias is not None:
                 give(linear.bias, residual.sum(0))
         return True

@@ -121,6 +121,23 @@ class TracedUnlock:
                 self.gradients.append(gradient)
 
 
+def can_trace(updates: Updates) -> bool:
+    """Whether a compiler can read passes forward with update unlocking.
+
+    Such a pass has to run as it is where modules are clipped or drawn or predict activations, and
+    where an activation is seen by later sites and by the loss, or it is not known yet by whom.
+
+    Args:
+        updates: The updates of the wrapper.
+    """
+    if type(updates.unlock) is not Unlock or updates.draw.is_sparse:
+        return False
+    if updates.network_optimizer.clip is not None or updates.grad_scaler is not None:
+        return False
+    answers = [interface.answers for interface in updates.interfaces.values()]
+    return all([answer is not None and answer.is_plain for answer in answers])
+
+
 def trace(updates: Updates) -> TracedUnlock | None:
     """Begin a pass forward with update unlocking that a compiler reads.
 
@@ -128,18 +145,9 @@ def trace(updates: Updates) -> TracedUnlock | None:
         updates: The updates of the wrapper.
 
     Returns:
-        ``None`` where such a pass has to run as it is: the compiler does not read
-        ``torch.autograd.grad``, modules are clipped or drawn or predict activations, or an
-        activation is seen by later sites and by the loss.
+        ``None`` where the compiler does not read ``torch.autograd.grad``, or such passes at all.
     """
-    if not getattr(torch._dynamo.config, READS_GRAD, False):
-        return None
-    if type(updates.unlock) is not Unlock or updates.draw.is_sparse:
-        return None
-    if updates.network_optimizer.clip is not None or updates.grad_scaler is not None:
-        return None
-    answers = [interface.answers for interface in updates.interfaces.values()]
-    if any(answer is None or not answer.is_plain for answer in answers):
+    if not getattr(torch._dynamo.config, READS_GRAD, False) or not can_trace(updates):
         return None
     return TracedUnlock(learns=updates.learns, hears=updates.hears)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-import torch
-
 from .backward_end import current_backward
 from .linear_map import LinearStart
 from .updates import Updates
@@ -37,18 +35,14 @@ class WindowUpdates(Updates):
             for unheard in self._starts:  # of a pass that raised
                 unheard.forget()
             self._starts.clear()
-            torch.autograd.Variable._execution_engine.queue_callback(self._teach)
+            self._backward_end.expect()
         self._starts.append(start)
 
-    def _on_backward_end(self) -> None:
-        start = None if self._begun is None else self._begun()
-        if start is not None:  # a loss of an inner tensor goes by all outputs of the window
-            start.teach()
-        super()._on_backward_end()
-
-    def _teach(self) -> None:
+    def _on_backward_end(self, is_heard: bool) -> None:
         starts, self._starts, self._task = self._starts, [], -1
+        begun, self._begun = self._begun, None
+        start = None if begun is None else begun()
+        if start is not None and not starts:  # a loss of an inner tensor goes by all outputs
+            starts = [start]
         taught = [start for start in starts if start.teach()]
-        self._begun = None
-        if taught:  # where nothing else brought it about: updates by hand, a frozen network
-            self._backward_end._on_gradient(taught[0].leaves[0])
+        super()._on_backward_end(is_heard or bool(taught))

@@ -188,7 +188,8 @@ class Counter:
         self.seen: list[list[float | None]] = []
         self.end = BackwardEnd(self.note, self.is_expected)
 
-    def note(self) -> None:
+    def note(self, is_heard: bool) -> None:
+        assert is_heard
         self.seen.append([None if p.grad is None else p.grad.item() for p in self.leaves])
 
     def is_expected(self) -> bool:
