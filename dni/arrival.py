@@ -57,7 +57,12 @@ def arrived(arrival: Arrival, grads: Sequence[Tensor | None], like: Tensor) -> T
 
 
 def learn(
-    true: Tensor, prediction: Tensor, arrival: Arrival, square: float | None = None
+    true: Tensor,
+    prediction: Tensor,
+    arrival: Arrival,
+    square: float | None = None,
+    *,
+    overwrites: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the regression and of the meter, over the sequences that went on.
 
@@ -66,6 +71,7 @@ def learn(
         prediction: Prediction in units of the scale. Shape ``[B, S]``.
         arrival: The scale, and which sequences went on.
         square: Sum of squares of the prediction, if it is known.
+        overwrites: Whether the result takes the memory of ``true``: new memory is slow.
 
     Returns:
         Of the prediction ``[B, S]``, of the meter ``[5]``.
@@ -79,7 +85,8 @@ def learn(
     sums = meter_sums(prediction, true, square)
     weight = 2.0 / true.shape[0]
     unit = number(arrival.inverse_scale) * -weight
-    gradient = (true * unit).add_(prediction, alpha=weight)
+    gradient = true.mul_(unit) if overwrites else true * unit
+    gradient.add_(prediction, alpha=weight)
     if share is not None:
         sums[3:] *= share
         gradient /= share.clamp(min=1 / true.shape[0])

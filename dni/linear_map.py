@@ -160,7 +160,8 @@ class LinearStart:
         true = arrived(self._arrival, grads, prediction)
         if true is None:
             return False
-        residual, sums = learn(true, prediction, self._arrival, square)
+        # Rows of several tensors have memory of their own.
+        residual, sums = learn(true, prediction, self._arrival, square, overwrites=len(grads) > 1)
         give(self._meter, sums)
         if self._learns:
             give(linear.weight, torch.mm(residual.t(), seen))
