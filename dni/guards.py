@@ -30,7 +30,6 @@ PROGRAM = (
 )
 """How the names begin of what this package, torch and Python define, and of a wrapper's parts."""
 
-
 CAN_FILTER = hasattr(torch.compiler, "skip_guard_on_globals_unsafe")
 """Whether `torch.compile` takes a choice of guards; older ones do not."""
 
@@ -48,8 +47,9 @@ def keeps(guard: Guard) -> bool:
 
     Of those that `torch.compile` makes for a wrapped network, a third is on functions of this
     package and of torch: that they are still the same. At three layers of 256 they take 3 % of a
-    step, and only who patches a program while it runs would see them fail. Everything of the
-    user's network, every tensor and every value is still checked.
+    step, and only who patches a program while it runs would see them fail: torch, this package, or
+    the methods of one synthesizer. Everything of the user's network, every tensor and every value
+    is still checked.
 
     Args:
         guard: The guard.
