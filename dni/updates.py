@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,36 +30,6 @@ from .unlock import Unlock
 
 ACTIVATION = " (activation)"
 """Behind the name of an interface: its other network in the optimizer of the synthesizers."""
-
-
-class Passing:
-    """Surrounds a pass forward, see `Updates.passing`."""
-
-    __slots__ = ("_context", "_is_training", "_is_within", "_updates")
-
-    def __init__(self, updates: Updates, is_training: bool, context: Tensor | None) -> None:
-        self._updates, self._is_training, self._context = updates, is_training, context
-
-    def __enter__(self) -> bool:
-        """Close what is open, and begin."""
-        updates, passes = self._updates, self._updates.passes
-        self._is_within = passes.is_within
-        if self._is_within:
-            return False
-        updates.close()
-        passes.current = None
-        if self._is_training:
-            updates.begin_pass(self._context)
-        passes.is_under_way = True
-        return self._is_training
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        """End, also where the pass has raised."""
-        if self._is_within:
-            return
-        if kind is not None:
-            self._updates.give_up_pass()
-        self._updates.passes.is_under_way = False
 
 
 class Updates:
@@ -177,33 +148,39 @@ class Updates:
 
     # -- forward passes --------------------------------------------------------------------
 
-    def passing(self, is_training: bool, context: Tensor | None) -> Passing:
+    @contextmanager
+    def passing(self, is_training: bool, context: Tensor | None) -> Iterator[bool]:
         """Surround a pass forward; it closes whatever an earlier one left open.
 
         Args:
             is_training: Whether the pass goes through the interfaces.
             context: Features of the context it runs with.
 
-        Returns:
-            A context manager. It gives whether this is a training pass of its own: not within
-            another one, and not what a checkpoint runs again during backward.
+        Yields:
+            Whether this is a training pass of its own: not within another one, and not what a
+            checkpoint runs again during backward.
         """
-        return Passing(self, is_training, context)
-
-    def begin_pass(self, context: Tensor | None) -> None:
-        """Begin a training pass forward."""
-        self.passes.begin(context)
-        self.network_optimizer.clear_used()
-        if self.train_every > 1:
+        passes = self.passes
+        if passes.is_within:
+            yield False
+            return
+        self.close()
+        passes.current = None
+        if is_training:
+            passes.begin(context)
+            self.network_optimizer.clear_used()
             check_single(self.train_every)
-        if self.draw.is_sparse:
             self.draw.renew()
-
-    def give_up_pass(self) -> None:
-        """Note that the pass forward under way has raised: nothing will come back from it."""
-        if self.passes.current is not None:
-            self.passes.current.is_returned = self.passes.current.is_counted = True
-        self._forget_unlocked()
+        passes.is_under_way = True
+        try:
+            yield is_training
+        except BaseException:
+            if passes.current is not None:  # nothing will come back from it
+                passes.current.is_returned = passes.current.is_counted = True
+            self._forget_unlocked()
+            raise
+        finally:
+            passes.is_under_way = False
 
     def close(self) -> None:
         """Close what an earlier pass forward left open; what had no backward is forgotten."""

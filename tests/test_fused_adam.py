@@ -161,15 +161,20 @@ def fill(params: list[nn.Parameter]) -> None:
         p.grad = torch.ones_like(p)
 
 
+def train_all(params: list[nn.Parameter], optimizer: optim.Optimizer, steps: int) -> list[float]:
+    """Step every parameter; their numbers of steps."""
+    for _ in range(steps):
+        fill(params)
+        fused_adam.step(optimizer)
+    return [optimizer.state[p]["step"].item() for p in params]
+
+
 def test_numbers_of_steps_lie_side_by_side() -> None:
     params = parameters()
     optimizer = MAKES["adam"](params)
-    for _ in range(3):
-        fill(params)
-        fused_adam.step(optimizer)
+    assert train_all(params, optimizer, 3) == [3, 3, 3]
     steps = [optimizer.state[p]["step"] for p in params]
     assert len({s.untyped_storage().data_ptr() for s in steps}) == 1
-    assert [s.item() for s in steps] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("what", ["state", "entry", "steps", "averages", "squares"])
@@ -194,15 +199,10 @@ def test_what_is_replaced_in_the_state_counts(what: str) -> None:
 def test_a_copy_steps_by_itself() -> None:
     mine = parameters()
     optimizer = MAKES["adam"](mine)
-    for _ in range(3):
-        fill(mine)
-        fused_adam.step(optimizer)
+    assert train_all(mine, optimizer, 3) == [3, 3, 3]
     theirs, other = copy.deepcopy((mine, optimizer))
-    for _ in range(2):
-        fill(theirs)
-        fused_adam.step(other)
-    assert [optimizer.state[p]["step"].item() for p in mine] == [3, 3, 3]
-    assert [other.state[p]["step"].item() for p in theirs] == [5, 5, 5]
+    assert train_all(theirs, other, 2) == [5, 5, 5]
+    assert train_all(mine, optimizer, 0) == [3, 3, 3]
 
 
 def test_few_sets_of_parameters_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,24 @@ def test_a_leaf_may_count_only_while_it_is_expected(expects: bool) -> None:
     assert len(counter.seen) == expects
 
 
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_pass_may_be_expected_before_any_gradient_is_there(listens: bool) -> None:
+    class Told(Counter):
+        def note(self, is_heard: bool) -> None:
+            self.seen.append([float(is_heard)])
+
+    (a,) = scalars(1)
+    counter = Told([a])
+    if listens:
+        counter.end.listen_if_expected(a)
+    middle = a * 2
+    middle.register_hook(lambda _: counter.end.expect())
+    middle.backward()
+    assert counter.seen == [[float(listens)]]
+    torch.autograd.grad(a * 2, a)
+    assert len(counter.seen) == 1
+
+
 def test_a_handle_ends_the_listening() -> None:
     (a,) = scalars(1)
     counter = Counter([a])
