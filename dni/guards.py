@@ -45,7 +45,7 @@ class Guard(Protocol):
 def keeps(guard: Guard) -> bool:
     """Whether a guard is checked before every call of compiled code.
 
-    Of those that `torch.compile` makes for a wrapped network, a third is on functions of this
+    Of those that `torch.compile` makes for a wrapped network, a quarter is on functions of this
     package and of torch: that they are still the same. At three layers of 256 they take 3 % of a
     step, and only who patches a program while it runs would see them fail: torch, this package, or
     the methods of one synthesizer. Everything of the user's network, every tensor and every value
