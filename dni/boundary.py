@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .passes import Pass
-from .sums import meter_sums
+from .sums import meter_sums, nothing_heard
 
 SYNTHETIC, TRUE, MIXED = 0, 1, 2
 """What a boundary propagates: λ is exactly 0, exactly 1, or between them."""
@@ -42,20 +42,21 @@ class Boundary(torch.autograd.Function):
         mix: Tensor,
         mode: int,
         features: int,
+        hears: bool,
         record: Pass | None,
     ) -> Tensor:
         ctx.save_for_backward(prediction)
         # Not saved: an update changes them in place, which is no reason to refuse a second
         # backward pass through the same graph.
         ctx.units = scale, inverse_scale, mix
-        ctx.mode, ctx.features, ctx.record = mode, features, record
+        ctx.mode, ctx.features, ctx.hears, ctx.record = mode, features, hears, record
         # A view, or the tensor itself, would be refused or dropped by an in-place consumer.
         return activation.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         (true,) = grads
-        rest: tuple[None, ...] = (None,) * 6
+        rest: tuple[None, ...] = (None,) * 7
         if ctx.record is not None:
             if ctx.record.is_inert:
                 return true, None, None, *rest
@@ -80,7 +81,7 @@ class Boundary(torch.autograd.Function):
             for_prediction = regression_gradient(prediction, target, inverse_scale, ctx.features)
         for_meter = None
         if ctx.needs_input_grad[2]:
-            for_meter = meter_sums(prediction, target)
+            for_meter = meter_sums(prediction, target) if ctx.hears else nothing_heard(target)
         return mixed, for_prediction, for_meter, *rest
 
 
@@ -114,6 +115,7 @@ def propagate(
     mix: Tensor,
     mode: int,
     features: int,
+    hears: bool = True,
     record: Pass | None = None,
 ) -> Tensor:
     """Pass an activation through a boundary (see `Boundary` for what comes back).
@@ -129,6 +131,8 @@ def propagate(
         mix: λ, read in mode `MIXED`. Shape ``[]``.
         mode: `SYNTHETIC`, `TRUE` or `MIXED`.
         features: Number of features of a position; the loss is their sum of squares.
+        hears: Whether statistics are taken; without them and at λ = 0 nothing asks for the
+            true gradient, and a compiler leaves out what would compute it.
         record: The forward pass this boundary belongs to.
 
     Returns:
@@ -145,6 +149,6 @@ def propagate(
                 [3., 3., 3.]])
     """
     out: Tensor = Boundary.apply(  # type: ignore[no-untyped-call]
-        activation, prediction, meter, scale, inverse_scale, mix, mode, features, record
+        activation, prediction, meter, scale, inverse_scale, mix, mode, features, hears, record
     )
     return out

@@ -11,6 +11,7 @@ from .boundary import MIXED, TRUE
 from .linear_head import Head, learn, respond, rows, synthetic
 from .listeners import is_heard
 from .passes import Pass
+from .sums import nothing_heard
 from .synthesizers.critic import CriticDNI
 
 
@@ -23,7 +24,8 @@ class Terms(NamedTuple):
         sobolev: Weight of the local loss.
         inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
         mix: λ. Shape ``[]``.
-        mode: See `dni.boundary.propagate`.
+        mode: See `dni.boundary.propagate`, likewise the next.
+        hears: Whether statistics are taken.
         record: The forward pass.
     """
 
@@ -33,6 +35,7 @@ class Terms(NamedTuple):
     inverse_scale: Tensor
     mix: Tensor
     mode: int
+    hears: bool
     record: Pass | None
 
 
@@ -79,8 +82,8 @@ class ClosedBoundary(torch.autograd.Function):
                 mixed = mixed.lerp(true, terms.mix.to(true.dtype))
 
         _, _, trains, _, is_heard, _ = ctx.needs_input_grad
-        if not (trains or is_heard):
-            return mixed, None, None, None, None, None
+        if not (trains or (is_heard and terms.hears)):
+            return mixed, None, None, None, nothing_heard(true) if is_heard else None, None
         if torch.is_grad_enabled():  # a penalty on gradients is not to train what propagated them
             activation, true = activation.detach(), true.detach()
         lesson = learn(head, response, rows(activation), rows(true), terms.inverse_scale)
@@ -98,6 +101,7 @@ def cross_closed(
     inverse_scale: Tensor,
     mix: Tensor,
     mode: int,
+    hears: bool = True,
     record: Pass | None = None,
 ) -> Tensor:
     """Pass an activation through a `ClosedBoundary`.
@@ -109,13 +113,14 @@ def cross_closed(
         target: See `Terms`, likewise what follows. Shape ``[N, C]``.
         inverse_scale: 1 / ρ. Shape ``[]``.
         mix: λ. Shape ``[]``.
-        mode: See `dni.boundary.propagate`.
+        mode: See `dni.boundary.propagate`, likewise the next.
+        hears: Whether statistics are taken.
         record: The forward pass this boundary belongs to.
 
     Returns:
         A copy of the activation. Shape ``[*, D]``.
     """
-    terms = Terms(target, head.criterion, head.sobolev, inverse_scale, mix, mode, record)
+    terms = Terms(target, head.criterion, head.sobolev, inverse_scale, mix, mode, hears, record)
     out: Tensor = ClosedBoundary.apply(  # type: ignore[no-untyped-call]
         activation, *head.parameters(), meter, terms
     )

@@ -269,6 +269,7 @@ class Crossing:
             record=record,
             loss_scale=self.updates.loss_scale(output.device),
             train=self.updates.learns,
+            hears=self.updates.hears,
         )
         return through
 

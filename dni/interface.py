@@ -84,6 +84,7 @@ class Interface(Predictor):
         record: Pass | None = None,
         loss_scale: Tensor | None = None,
         train: bool = True,
+        hears: bool = True,
     ) -> Tensor:
         """Pass an activation through the boundary of this site.
 
@@ -93,6 +94,7 @@ class Interface(Predictor):
             record: The forward pass this call belongs to.
             loss_scale: Factor a gradient scaler puts on the loss. Shape ``[]``.
             train: Whether the synthesizer learns from this pass.
+            hears: Whether statistics are taken from it.
 
         Returns:
             A copy of the activation. Shape ``[*]``.
@@ -108,29 +110,36 @@ class Interface(Predictor):
             assert context is not None
             target = self._target(activation, context)
             return self._cross_closed(
-                activation, head if train else head.detached(), target, record
+                activation, head if train else head.detached(), target, record, hears=hears
             )
         with torch.set_grad_enabled(train):
             prediction = self.predict(activation.detach(), context, record)
-        return self._propagate(activation, prediction, record, loss_scale)
+        return self._propagate(activation, prediction, record, loss_scale, hears=hears)
 
-    def put_behind(self, activation: Tensor, foresight: Foresight) -> Tensor:
+    def put_behind(self, activation: Tensor, foresight: Foresight, *, hears: bool = True) -> Tensor:
         """Pass an activation through the boundary that teaches what said something about it.
 
         Args:
             activation: Without its graph. Shape ``[*]``.
             foresight: What `foresee` returned for it.
+            hears: Whether statistics are taken.
 
         Returns:
             A copy of the activation, whose gradient trains the synthesizer. Shape ``[*]``.
         """
         if isinstance(foresight, Closed):
-            return self._cross_closed(activation, foresight.head, foresight.target)
+            return self._cross_closed(activation, foresight.head, foresight.target, hears=hears)
         assert isinstance(foresight, Predicted)
-        return self._propagate(activation, foresight.prediction)
+        return self._propagate(activation, foresight.prediction, hears=hears)
 
     def _cross_closed(
-        self, activation: Tensor, head: Head, target: Tensor, record: Pass | None = None
+        self,
+        activation: Tensor,
+        head: Head,
+        target: Tensor,
+        record: Pass | None = None,
+        *,
+        hears: bool = True,
     ) -> Tensor:
         return cross_closed(
             activation,
@@ -140,6 +149,7 @@ class Interface(Predictor):
             inverse_scale=self.inverse_scale,
             mix=self.mix,
             mode=self.mode,
+            hears=hears,
             record=record,
         )
 
@@ -149,6 +159,8 @@ class Interface(Predictor):
         prediction: Tensor,
         record: Pass | None = None,
         loss_scale: Tensor | None = None,
+        *,
+        hears: bool = True,
     ) -> Tensor:
         scale, inverse_scale = self.scale, self.inverse_scale
         if loss_scale is not None:
@@ -162,6 +174,7 @@ class Interface(Predictor):
             mix=self.mix,
             mode=self.mode,
             features=self.layout.features,
+            hears=hears,
             record=record,
         )
 

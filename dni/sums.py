@@ -36,6 +36,15 @@ def meter_sums(prediction: Tensor, target: Tensor, square: float | None = None) 
     return packed_sums(true, square, product, g.numel())
 
 
+def nothing_heard(like: Tensor) -> Tensor:
+    """What a meter gets where no statistics are taken: it still tells of the backward pass.
+
+    Args:
+        like: A tensor on its device.
+    """
+    return torch.zeros(METER_ENTRIES, dtype=torch.float32, device=like.device)
+
+
 def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor:
     """The entries of a meter's gradient.
 
@@ -52,7 +61,9 @@ def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor
     values = [true, predicted, product, entries, 1]
     if isinstance(true, Tensor):
         sums = torch.stack([torch.as_tensor(value).to(true) for value in values])
-        return sums.to(torch.float32).mul_(METER_UNIT)
+        # `METER_UNIT`, written out: with `dynamic=True` a compiler makes a symbol of every number
+        # that has a name, and torch 2.13 finds none of them in the backward of a Function.
+        return sums.to(torch.float32).mul_(2.0**-40)
     # Through an array: `torch.tensor` takes as long for a list as a small product does.
     told = array("f", [value * METER_UNIT for value in values])
     return torch.frombuffer(told, dtype=torch.float32)

@@ -91,7 +91,7 @@ class TracedUnlock:
                 self._answer(copy, gradient)
         copies = []
         for foresight, (interface, output) in zip(foresights, outputs, strict=True):
-            value = interface.put_behind(output.detach(), foresight)
+            value = interface.put_behind(output.detach(), foresight, hears=self._hears)
             if self._hears:
                 self._waiting.append(Copy(interface, value))
             copies.append(value)

@@ -99,6 +99,24 @@ def test_what_changes_from_pass_to_pass_is_compiled_anew(
     assert taken
 
 
+@pytest.mark.parametrize("unlock", ["none", "update"])
+@pytest.mark.parametrize("name", ["chain", "critic"])
+def test_a_true_gradient_that_teaches_nothing_is_not_computed(
+    name: str, unlock: Literal["none", "update"]
+) -> None:
+    """In an update without learning no more matrix products are made than without a compiler."""
+
+    def products(net: DNI) -> int:
+        train(net, batches(4))
+        assert not net._updates.learns
+        with torch.profiler.profile() as profile:
+            train(net, batches(1))
+        return sum(e.count for e in profile.key_averages() if e.key in ("aten::mm", "aten::addmm"))
+
+    nets = [wrap(name, unlock=unlock, train_every=5) for _ in range(2)]
+    assert products(compiled(nets[0], fullgraph=True)) == products(nets[1])
+
+
 def test_updates_by_hand(taken: list[int]) -> None:
     losses: list[list[float]] = []
     for compiles in (False, True):
@@ -176,6 +194,16 @@ def test_labels_out_of_range_are_told(unlock: Literal["none", "update"]) -> None
     losses += train(net, batches(3))
     expected = train(twin, batches(4)) + train(twin, batches(3))
     assert losses == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("name", "unlock"), [("chain", "none"), ("critic", "update")])
+def test_sizes_may_be_symbols_from_the_start(name: str, unlock: Literal["none", "update"]) -> None:
+    nets = [wrap(name, unlock=unlock) for _ in range(2)]
+    compiled(nets[0], fullgraph=True, dynamic=True)
+    data = [(x[: 3 + number], y[: 3 + number]) for number, (x, y) in enumerate(batches(5))]
+    losses = [train(net, data) for net in nets]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-8)
+    assert_close(*nets)
 
 
 def test_mixed_sites_are_compiled_whole() -> None:

@@ -134,6 +134,31 @@ def test_what_is_handed_on_needs_a_gradient_only_where_one_is_used(mode: str) ->
     assert needed == [True, True, False, False, True]
 
 
+@pytest.mark.parametrize("kind", ["critic", "linear"])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_boundary_that_takes_no_statistics_still_tells_of_the_pass(
+    share: float, kind: str
+) -> None:
+    net = wrapped(kind=kind, λ=share, optim=None)
+    step(net, 0)
+    step(net, 1)
+    (first, *_) = net.interfaces.values()
+    x, context = (
+        torch.randn(4, 6, dtype=torch.float64),
+        torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0]],
+    )
+    true = torch.randn(4, 6, dtype=torch.float64)
+    found = []
+    for hears in (True, False):
+        h = x.clone().requires_grad_()
+        out = first(h, context, train=False, hears=hears)
+        found.append(torch.autograd.grad(out, [h, first.meter], true))
+    (heard, sums), (unheard, nothing) = found
+    assert torch.equal(heard, unheard)
+    assert sums.any()
+    assert torch.equal(nothing, torch.zeros_like(first.meter))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_training_goes_on_from_a_saved_state_to_the_last_bit(mode: str) -> None:
     net = wrapped(**MODES[mode])
