@@ -24,8 +24,8 @@ class Terms(NamedTuple):
         sobolev: Weight of the local loss.
         inverse_scale: 1 / ρ, or 0 while ρ is unknown. Shape ``[]``.
         mix: λ. Shape ``[]``.
-        mode: See `dni.boundary.propagate`, likewise the next.
-        hears: Whether statistics are taken.
+        mode: See `dni.boundary.propagate`.
+        hears: Likewise.
         record: The forward pass.
     """
 
@@ -113,8 +113,8 @@ def cross_closed(
         target: See `Terms`, likewise what follows. Shape ``[N, C]``.
         inverse_scale: 1 / ρ. Shape ``[]``.
         mix: λ. Shape ``[]``.
-        mode: See `dni.boundary.propagate`, likewise the next.
-        hears: Whether statistics are taken.
+        mode: See `dni.boundary.propagate`.
+        hears: Likewise.
         record: The forward pass this boundary belongs to.
 
     Returns:
