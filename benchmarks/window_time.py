@@ -24,15 +24,18 @@ COLUMNS = ["case", "method", "BPTT ms", "DNI ms", "DNI / BPTT", "quartiles"]
 BLOCK_SECONDS = 0.06
 BATCHES = 8
 BPTT, BY_HAND = "BPTT", "by hand, linear"
+BPTT_COMPILED = "BPTT, torch.compile"
 TASK = "task"
+COMPILED = "DNI, compiled"
 METHODS: dict[str, dict[str, Any]] = {
     "DNI": {},
+    COMPILED: {},
     "DNI, train_every 2": {"train_every": 2},
     "DNI, train_every 4": {"train_every": 4},
     "DNI, hidden layer of 64": {"dni_params": {"num_layers": 1}, "hidden_size": 64},
     "DNI + aux": {"auxiliary": 1.0},
 }
-"""Arguments of `TemporalDNI`; the first one's synthesizer is a linear map, the default."""
+"""Arguments of `TemporalDNI`; by default the synthesizer is a linear map."""
 
 EXPLANATION = """\
 One window is forward from the state of the window before, loss, backward, optimizer step and
@@ -41,7 +44,10 @@ in one of k windows. Nothing of the loop differs but the wrapper. The contenders
 turns, block of windows by block of windows, in one process. A ratio is taken within one repeat;
 the table has the median and the quartiles of {repeats} of them. Times are medians. All use
 `torch.optim.Adam`. *By hand* is a loop for this one network (`benchmarks/window_by_hand.py`) that
-does the mathematics of the first row, and nothing else: no checks, no statistics, no episodes."""
+does the mathematics of *DNI*, and nothing else: no checks, no statistics, no episodes. *DNI,
+compiled* is after `net.compile()`, which compiles what the synthesizer computes. `torch.compile`
+reads none of torch's recurrent modules; of a model with one it compiles the rest, which is the
+first row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,9 +156,16 @@ def detached(state: Any) -> Any:
     return tuple(t.detach() for t in state) if isinstance(state, tuple) else state.detach()
 
 
-def training_step(case: Case, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> Step:
+def training_step(
+    case: Case,
+    device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module],
+    *,
+    compiles: bool = False,
+) -> Step:
     """Train a new model on one window after the other, in a loop that every method shares."""
     model = Model(case, wrap).to(device)
+    call = torch.compile(model) if compiles else model
     optimizer = make_optimizer(model.parameters())
     batches = windows(case, device)
     state: Any = None
@@ -162,7 +175,7 @@ def training_step(case: Case, device: torch.device, wrap: Callable[[nn.Module], 
         nonlocal state, number
         window, targets = batches[number % BATCHES]
         number += 1
-        logits, state = model(window, None if state is None else detached(state))
+        logits, state = call(window, None if state is None else detached(state))
         optimizer.zero_grad()
         nn.functional.cross_entropy(logits, targets).backward()
         optimizer.step()
@@ -170,14 +183,29 @@ def training_step(case: Case, device: torch.device, wrap: Callable[[nn.Module], 
     return step
 
 
+def wrapped(core: nn.Module, options: dict[str, Any], *, compiles: bool) -> TemporalDNI:
+    """The recurrent part with an interface."""
+    net = TemporalDNI(core, **options)
+    if compiles:
+        net.compile()
+    return net
+
+
 def measure(
     case: Case, device: torch.device, *, repeats: int
 ) -> dict[str, tuple[Spread, Spread, Spread]]:
     """For every method the seconds by truncated backpropagation, its own, and their ratio."""
-    steps = {BPTT: training_step(case, device, lambda core: core)}
+    steps = {
+        BPTT: training_step(case, device, lambda core: core),
+        BPTT_COMPILED: training_step(case, device, lambda core: core, compiles=True),
+    }
     for name, options in METHODS.items():
         steps[name] = training_step(
-            case, device, lambda core, options=options: TemporalDNI(core, **options)
+            case,
+            device,
+            lambda core, options=options, name=name: wrapped(
+                core, options, compiles=name == COMPILED
+            ),
         )
     by_hand = Model(case, lambda core: core).to(device)
     steps[BY_HAND] = step_by_hand(by_hand, windows(case, device))

@@ -29,8 +29,18 @@ class Arrival(NamedTuple):
     record: Pass | None = None
 
 
-def arrived(arrival: Arrival, grads: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
-    """Note a backward pass at a window's start.
+def returned(arrival: Arrival) -> bool:
+    """Note a backward pass at a window's start; whether it counts, the wrapper being attached."""
+    record = arrival.record
+    if record is not None:
+        if record.is_inert:
+            return False
+        record.is_returned = True
+    return True
+
+
+def arrived(arrival: Arrival, grads: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """What arrived at a window's start, in rows.
 
     Args:
         arrival: How the gradient is taken.
@@ -38,13 +48,8 @@ def arrived(arrival: Arrival, grads: Sequence[Tensor | None], like: Tensor) -> T
         like: A tensor of the type and on the device of the gradient, if there is none at all.
 
     Returns:
-        The gradient of the whole state, ``None`` once the wrapper is detached. Shape ``[B, S]``.
+        The gradient of the whole state. Shape ``[B, S]``.
     """
-    record = arrival.record
-    if record is not None:
-        if record.is_inert:
-            return None
-        record.is_returned = True
     whole = [grad for grad in grads if grad is not None]
     if len(whole) < len(grads):
         some = whole[0] if whole else like

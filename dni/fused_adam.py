@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -30,8 +31,9 @@ class Columns(NamedTuple):
         averages: Running means of the gradients.
         squares: Running means of their squares.
         steps: Numbers of steps made. Shape ``[]`` each.
-        counter: What `steps` are views of, counted up by one operation; ``None`` where each has
-            its own memory. Shape ``[len(steps)]``.
+        counter: The memory that `steps` are views of, counted up by one operation: an array of
+            numpy's on the CPU, where torch's takes five times as long, else a tensor; ``None``
+            where each has its own. Shape ``[len(steps)]``.
     """
 
     parameters: list[Tensor]
@@ -39,7 +41,7 @@ class Columns(NamedTuple):
     averages: list[Tensor]
     squares: list[Tensor]
     steps: list[Tensor]
-    counter: Tensor | None
+    counter: Any
 
     def gradients(self, states: Any) -> list[Tensor] | None:
         """The gradients, ``None`` where a step is not plain or something here was replaced."""
@@ -93,7 +95,8 @@ def step(optimizer: Optimizer) -> None:
     if groups is None:
         optimizer.step()
         return
-    with torch.no_grad():
+    # At the end of a backward pass there is no grad anyway.
+    with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
         for group, columns, gradients in groups:
             _step_group(group, columns, gradients, is_decoupled=type(optimizer) is AdamW)
 
@@ -149,11 +152,13 @@ def _columns(parameters: list[Tensor], states: Any) -> Columns | None:
         return None
     if any(p.is_complex() for p in parameters):
         return None
-    counter: Tensor | None = None
+    counter: Any = None
     if not any(state["step"]._is_view() for state in own):
         counter = torch.stack([state["step"] for state in own])
         for state, view in zip(own, counter.unbind(), strict=True):
             state["step"] = view
+        if counter.is_cpu:
+            counter = counter.numpy()
     averages, squares, steps = (
         [state[key] for state in own] for key in ("exp_avg", "exp_avg_sq", "step")
     )
@@ -166,10 +171,11 @@ def _step_group(
     beta1, beta2 = group["betas"]
     is_decoupled = group.get("decoupled_weight_decay", is_decoupled)
     operation = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
-    if columns.counter is None:
+    counter = columns.counter
+    if counter is None:
         torch._foreach_add_(columns.steps, 1)
     else:
-        columns.counter.add_(1)
+        counter += 1
     operation(
         columns.parameters,
         gradients,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .arrival import Arrival, arrived, learn
+from .arrival import Arrival, arrived, learn, returned
 from .listeners import give, in_ddp, is_awaited, is_heard
 from .states import Form  # noqa: F401 - for the example
 from .synthesizers.linear import LinearDNI
+
+Call = Callable[[list[Tensor]], list[Tensor]]
+"""Compiled code: from its tensors, one after the other, to its results."""
 
 
 class LinearMap(NamedTuple):
@@ -88,12 +91,33 @@ class Said(NamedTuple):
         seen: What it saw. Shape ``[B, F]``.
         prediction: What it said, as it was then. Shape ``[B, S]``.
         square: Its sum of squares, if it is known without waiting for a device.
+        learn: Compiled code that learns from it, see `dni.compiled_seam.Lesson`.
     """
 
     linear: LinearMap
     seen: Tensor
     prediction: Tensor
     square: float | None = None
+    learn: Call | None = None
+
+
+def gradients_of(residual: Tensor, seen: Tensor, *, has_bias: bool) -> list[Tensor]:
+    r"""The gradients of a linear map's weight, :math:`R^{\top} x`, and bias, :math:`\sum_n R_n`.
+
+    Args:
+        residual: :math:`R`, the gradient of what it said. Shape ``[B, S]``.
+        seen: :math:`x`. Shape ``[B, F]``.
+        has_bias: Whether there is a bias.
+
+    Returns:
+        Shapes ``[S, F]`` and ``[S]``.
+
+    Example:
+        >>> gradients_of(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]]), has_bias=True)
+        [tensor([[11.]]), tensor([3.])]
+    """
+    weight = torch.mm(residual.t(), seen)
+    return [weight, residual.sum(0)] if has_bias else [weight]
 
 
 class LinearStart:
@@ -156,15 +180,29 @@ class LinearStart:
         if all([grad is None for grad in grads]):
             return False
         self.forget()
-        linear, seen, prediction, square = self._said
-        true = arrived(self._arrival, grads, prediction)
-        if true is None:
+        if not returned(self._arrival):
             return False
-        # Rows of several tensors have memory of their own.
-        residual, sums = learn(true, prediction, self._arrival, square, overwrites=len(grads) > 1)
-        give(self._meter, sums)
+        lesson = self._lesson(grads)
+        give(self._meter, lesson[0])
         if self._learns:
-            give(linear.weight, torch.mm(residual.t(), seen))
-            if linear.bias is not None:
-                give(linear.bias, residual.sum(0))
+            for parameter, gradient in zip(self._said.linear, lesson[1:], strict=False):
+                give(parameter, gradient)  # type: ignore[arg-type]
         return True
+
+    def _lesson(self, grads: Sequence[Tensor | None]) -> list[Tensor]:
+        """The gradients of the meter, and of the map where it learns."""
+        said, arrival = self._said, self._arrival
+        if said.learn is not None and self._learns and arrival.goes_on is None:
+            given = [
+                g for g in grads if g is not None and g.is_contiguous() and not g.requires_grad
+            ]
+            if len(given) == len(grads):
+                return said.learn([*given, said.seen, said.prediction, arrival.inverse_scale])
+        true = arrived(arrival, grads, said.prediction)
+        # Rows of several tensors have memory of their own.
+        overwrites = len(grads) > 1
+        residual, sums = learn(true, said.prediction, arrival, said.square, overwrites=overwrites)
+        if not self._learns:
+            return [sums]
+        has_bias = said.linear.bias is not None
+        return [sums, *gradients_of(residual, said.seen, has_bias=has_bias)]

@@ -64,12 +64,17 @@ class MeterTable:
 
     def is_current(self, interfaces: list[Interface]) -> bool:
         """Whether the buffers of these interfaces, and of no others, are rows of this table."""
-        return len(interfaces) == len(self._rows) and all(
-            (buffers := i._buffers)["running"] is running  # past Module.__getattr__
-            and buffers["scale"] is scale
-            and buffers["inverse_scale"] is inverse_scale
-            for i, (running, scale, inverse_scale) in zip(interfaces, self._rows, strict=True)
-        )
+        if len(interfaces) != len(self._rows):
+            return False
+        for interface, (running, scale, inverse_scale) in zip(interfaces, self._rows, strict=True):
+            buffers = interface._buffers  # past Module.__getattr__
+            if (
+                buffers["running"] is not running
+                or buffers["scale"] is not scale
+                or buffers["inverse_scale"] is not inverse_scale
+            ):
+                return False
+        return True
 
     def absorb(self, loss_scale: Tensor | None = None) -> bool | Tensor:
         """Take in what the meters have gathered. Never waits for the device.

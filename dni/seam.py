@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +11,9 @@ from torch import Tensor
 
 from .arrival import Arrival
 from .carry import Carry
+from .compiled_seam import Answer, CompiledSeam
 from .context import conditioned
+from .expectation import bounded, longest_of, square_of
 from .interface import Interface
 from .interfaces import Interfaces
 from .linear_map import LinearStart, Said, is_linear, linear_map_of
@@ -42,6 +43,7 @@ class Seam:
         future: What is expected from beyond it.
         is_owed: The synthesizer was to learn in a window that began an episode; the next window
             that goes on makes up for it.
+        compiled: What a linear synthesizer is asked and taught by, ``None`` for torch's operations.
     """
 
     def __init__(
@@ -60,16 +62,19 @@ class Seam:
         self.carry: Carry | None = None
         self.future = Future()
         self.is_owed = False
+        self.compiled: CompiledSeam | None = None
         self._announce: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Graphs are not copied, nor is what waits for their backward.
-        return {**self.__dict__, "future": Future(), "_announce": None}
+        # Graphs are not copied, nor is what waits for their backward, nor compiled code.
+        return {**self.__dict__, "future": Future(), "compiled": None, "_announce": None}
 
     @property
     def interface(self) -> Interface | None:
         """The interface; ``None`` before the first window of a user's own module."""
-        return next(iter(self._interfaces._modules.values()), None)  # type: ignore[return-value]
+        for interface in self._interfaces._modules.values():
+            return interface  # type: ignore[return-value]
+        return None
 
     # -- start -----------------------------------------------------------------------------
 
@@ -110,13 +115,24 @@ class Seam:
             None if goes_on is True else goes_on,
             updates.passes.current,
         )
-        said = self._said_linearly(interface, carry) if carry.said is None else carry.said
+        said = self._said_before(interface, carry, form) if carry.said is None else carry.said
         if said is None or any([t.requires_grad for t in state]):
             return start(state, self._said(interface, carry), meter, arrival)
         begun = LinearStart(state, said, meter, arrival, learns=updates.trains_synthesizers)
         updates.begin(begun)
         self._announce = partial(updates.reach, begun)
         return begun.leaves
+
+    def _said_before(self, interface: Interface, carry: Carry, form: Form) -> Said | None:
+        """What a linear synthesizer said, or would have, where it was not noted."""
+        if self.compiled is None:
+            return self._said_linearly(interface, carry)
+        state = [tensor.contiguous() for tensor in form.split(carry.rows)]
+        answer = self._answer(interface, state, form, carry.context)
+        if answer is None:
+            return self._said_linearly(interface, carry)
+        said = answer.said
+        return said if carry.prediction is None else said._replace(prediction=carry.prediction)
 
     def _said(self, interface: Interface, carry: Carry) -> Tensor:
         """What the synthesizer said, or says, of the state at the end of the window before."""
@@ -132,17 +148,21 @@ class Seam:
 
     # -- end -------------------------------------------------------------------------------
 
-    def finish(self, state: list[Tensor], form: Form, rows: Tensor, context: Tensor | None) -> None:
+    def finish(
+        self, state: list[Tensor], form: Form, context: Tensor | None, *, is_last: bool = False
+    ) -> None:
         """End a window in a state, and note what its gradient is expected to be.
 
         Args:
             state: Its tensors, without their graph.
             form: How they lie in rows.
-            rows: These rows. Shape ``[B, S]``.
             context: Features of the context there. Shape ``[B, C]``.
+            is_last: Whether it ends the episode of all sequences; nothing is asked then.
         """
         interface = self.interface
         assert interface is not None
+        answer = None if is_last else self._answer(interface, state, form, context)
+        rows = form.copied(state) if answer is None else answer.rows
         interface.follow(rows)
         self.carry = carry = Carry(rows, state, context)
         self.future = Future(
@@ -151,6 +171,13 @@ class Seam:
             record=self._updates.passes.current,
             announce=self._announce,
         )
+        if is_last:
+            self.end_episode()
+            return
+        if answer is not None:
+            carry.said, carry.prediction = answer.said, answer.said.prediction
+            self.future.gradients = answer.gradients
+            return
         if not (self.scale or self.auxiliary):
             return
         carry.said = said = self._said_linearly(interface, carry)
@@ -165,6 +192,24 @@ class Seam:
         carry.prediction = says if keeps else None
         says = says.detach()
         self._expect(interface, says, square_of(says))
+
+    def _answer(
+        self, interface: Interface, state: list[Tensor], form: Form, context: Tensor | None
+    ) -> Answer | None:
+        """What compiled code says of a state; ``None`` where there is none for it."""
+        compiled = self.compiled
+        if compiled is None or self.auxiliary or not self.scale:
+            return None
+        synthesizer, scale = interface._modules["synthesizer"], interface._buffers["scale"]
+        assert synthesizer is not None
+        assert scale is not None
+        linear = linear_map_of(synthesizer, state[0])
+        if linear is None:
+            return None
+        share, loss_scale = self.scale, self._updates.loss_scale(state[0].device)
+        if loss_scale is not None:
+            share *= loss_scale.item()
+        return compiled.ask(linear, state, form, context, scale=scale, share=share)
 
     def _said_linearly(self, interface: Interface, carry: Carry) -> Said | None:
         """What a synthesizer says that is one linear map, or said; ``None`` if it is not."""
@@ -195,11 +240,9 @@ class Seam:
             prediction: What its synthesizer says. Shape ``[B, S]``.
             square: Sum of squares of it, if it is known.
         """
-        longest = math.inf
-        if self.limit is not None and interface.scale_targets:
-            # What is fed back into its own target would else grow without bound.
-            longest = self.limit * math.sqrt(prediction.numel())
-        prediction = bounded(prediction, longest, square)
+        # What is fed back into its own target would else grow without bound.
+        limit = self.limit if interface.scale_targets else None
+        prediction = bounded(prediction, longest_of(prediction, limit), square)
         if self.auxiliary:
             self.future.target = prediction
         if self.scale:
@@ -208,41 +251,11 @@ class Seam:
             factor = number(scale) * self.scale
             loss_scale = self._updates.loss_scale(prediction.device)
             factor = factor if loss_scale is None else factor * loss_scale
-            self.future.gradient = prediction * factor
+            assert self.future.form is not None
+            self.future.gradients = self.future.form.split(prediction * factor)
 
     def end_episode(self, done: Tensor | None = None) -> None:
         """End the episode of all sequences, or of those of a mask ``[B]``."""
         self.future.end(done)
         if self.carry is not None:
             self.carry.end(done)
-
-
-def square_of(prediction: Tensor) -> float | None:
-    """The sum of squares; ``None`` where that means to wait for a device."""
-    if not prediction.is_cpu:
-        return None
-    flat = prediction.reshape(-1)
-    return flat.dot(flat).item()
-
-
-def bounded(prediction: Tensor, longest: float, square: float | None = None) -> Tensor:
-    """A prediction without NaN and infinities, shortened to a largest Euclidean norm.
-
-    Args:
-        prediction: Shape ``[B, S]``.
-        longest: Largest norm.
-        square: Sum of squares of the prediction, if it is known.
-
-    Example:
-        >>> bounded(torch.tensor([3.0, 4.0]), 10.0), bounded(torch.tensor([3.0, 4.0]), 1.0)
-        (tensor([3., 4.]), tensor([0.6000, 0.8000]))
-        >>> bounded(torch.tensor([torch.nan, 4.0]), 1.0)
-        tensor([0., 1.])
-    """
-    if square is not None and square <= longest * longest and math.isfinite(square):
-        return prediction
-    prediction = prediction.nan_to_num(0.0, 0.0, 0.0)
-    if math.isinf(longest):
-        return prediction
-    share: Tensor = longest / torch.linalg.vector_norm(prediction)
-    return prediction * share.clamp(max=1.0)

@@ -23,19 +23,18 @@ def tensors_in(nest: Any) -> list[Tensor]:
     if isinstance(nest, Tensor):
         return [nest] if nest.is_floating_point() else []
     found: list[Tensor] = []
-    for part in _parts(nest):
+    parts: Iterable[Any] = ()
+    if isinstance(nest, (tuple, list)):  # quicker than a mapping to tell
+        parts = nest
+    elif isinstance(nest, Mapping):
+        parts = nest.values()
+    for part in parts:
         if isinstance(part, Tensor):  # at once: most nests are a pair of tensors
             if part.is_floating_point():
                 found.append(part)
         else:
             found += tensors_in(part)
     return found
-
-
-def _parts(nest: Any) -> Iterable[Any]:
-    if isinstance(nest, (tuple, list)):  # quicker than a mapping to tell
-        return nest
-    return nest.values() if isinstance(nest, Mapping) else ()
 
 
 def rebuilt(nest: Any, tensors: Sequence[Tensor]) -> Any:
@@ -49,6 +48,8 @@ def rebuilt(nest: Any, tensors: Sequence[Tensor]) -> Any:
         >>> rebuilt({"h": torch.zeros(1), "steps": 3}, [torch.ones(1)])
         {'h': tensor([1.]), 'steps': 3}
     """
+    if isinstance(nest, Tensor) and len(tensors) == 1:
+        return tensors[0]
     is_plain = type(nest) is tuple and len(nest) == len(tensors)
     if is_plain and all([isinstance(part, Tensor) for part in nest]):
         return tuple(tensors)
@@ -77,6 +78,7 @@ class Form:
     Attributes:
         shapes: Of the tensors.
         batch: Number of sequences :math:`B`.
+        layout: The shapes without their axis of sequences.
         sizes: Entries of a sequence in each tensor; together they are :math:`S`.
 
     Example:
@@ -91,12 +93,13 @@ class Form:
         self._kinds = [(t.shape, t.dtype, t.device) for t in tensors]
         self.shapes, self.batch_dim = (shapes := [t.shape for t in tensors]), batch_dim
         self.batch = shapes[0][batch_dim]
-        self.sizes = [shape.numel() // max(self.batch, 1) for shape in shapes]
+        self.layout = tuple((*shape[:batch_dim], *shape[batch_dim + 1 :]) for shape in shapes)
+        self.sizes = [math.prod(sizes) for sizes in self.layout]
         lead, widths = shapes[0][:-1], [shape[-1] for shape in shapes]
         # Tensors that differ in their features alone lie side by side: one copy joins them.
         is_beside = len(lead) > batch_dim and all([shape[:-1] == lead for shape in shapes])
         self._widths = widths if is_beside else self.sizes
-        self._parts = [torch.Size((*lead, sum(widths)))] if is_beside else self.shapes
+        self._parts = [(*lead, sum(widths))] if is_beside else self.shapes
         # With nothing before the sequences, rows and tensors have their entries in one order.
         self._is_in_order = all([math.prod(shape[:batch_dim]) == 1 for shape in shapes])
         self._is_beside = is_beside
@@ -116,6 +119,11 @@ class Form:
             return self._in_rows(whole)
         return torch.cat([self._in_rows(tensor) for tensor in tensors], 1)
 
+    def copied(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The same, and never a view."""
+        rows = self.join(tensors)
+        return rows.clone() if len(tensors) == 1 else rows
+
     def split(self, rows: Tensor) -> list[Tensor]:
         """Undo `join`: ``[B, S]`` -> views of the shapes of the tensors."""
         if self._is_beside:
@@ -124,12 +132,17 @@ class Form:
         parts = zip(rows.split(self._widths, 1), self._parts, strict=True)
         return [self._from_rows(part, shape) for part, shape in parts]
 
+    def masked(self, tensors: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
+        """Tensors of the state, or of its gradient, with zeros where a mask ``[B]`` is false."""
+        axes = [1] * self.batch_dim + [-1]
+        return [t * mask.view(axes + [1] * (t.dim() - len(axes))).to(t.dtype) for t in tensors]
+
     def _in_rows(self, tensor: Tensor) -> Tensor:
         if not self._is_in_order:
             tensor = tensor.movedim(self.batch_dim, 0)
         return tensor.reshape(self.batch, -1)
 
-    def _from_rows(self, rows: Tensor, shape: torch.Size) -> Tensor:
+    def _from_rows(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         if self._is_in_order:
             return rows.reshape(shape)
         axis = self.batch_dim
@@ -144,6 +157,10 @@ def asinh(rows: Tensor) -> Tensor:
         >>> asinh(torch.tensor([-3.0, 0.0, 1e-8]))
         tensor([-1.8184e+00,  0.0000e+00,  1.0000e-08])
     """
+    if torch.compiler.is_compiling():
+        # asinh(x) = sign(x) log1p(|x| + x² / (1 + √(1 + x²))), of which a compiler makes vectors.
+        square = rows * rows
+        return torch.copysign(torch.log1p(rows.abs() + square / (1 + (1 + square).sqrt())), rows)
     if not rows.is_cpu or rows.dtype not in (torch.float32, torch.float64):
         return rows.asinh()
     # Numpy's is vectorized: torch's takes as long on the CPU as a small network's layer does.

@@ -60,7 +60,9 @@ def packed_sums(true: Any, predicted: Any, product: Any, entries: int) -> Tensor
     """
     values = [true, predicted, product, entries, 1]
     if isinstance(true, Tensor):
-        sums = torch.stack([torch.as_tensor(value).to(true) for value in values])
+        sums = torch.stack(
+            [v if isinstance(v, Tensor) else torch.full_like(true, v) for v in values]
+        )
         # `METER_UNIT`, written out: with `dynamic=True` a compiler makes a symbol of every number
         # that has a name, and torch 2.13 finds none of them in the backward of a Function.
         return sums.to(torch.float32).mul_(2.0**-40)

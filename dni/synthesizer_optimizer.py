@@ -106,8 +106,9 @@ class SynthesizerOptimizer:
     def clear(self) -> None:
         """Drop all gradients."""
         if self.optimizer is not None:
-            for parameter in parameters_of(self.optimizer):
-                parameter.grad = None
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     @property
     def is_cleared(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .arguments import check_arguments, check_network, check_synthesizers
 from .carry import Carry
+from .compiled_seam import CompiledSeam, check_compiler
 from .draw import Draw
-from .errors import ConfigError
+from .errors import ConfigError, DNIWarning
 from .interfaces import Interfaces
 from .network_optimizer import NetworkOptimizer
 from .optimizers import OptimizerSpec, make_optimizer
@@ -215,6 +217,51 @@ class TemporalDNI(Windowed):
         return self._updates.network_optimizer.optimizer
 
     # -- life ------------------------------------------------------------------------------
+
+    def compile(self, *, options: Mapping[str, Any] = {}) -> None:  # noqa: B006
+        """Compile what the synthesizer computes at a window's ends; the network runs as it is.
+
+        For a synthesizer that is one linear map, the default, on the CPU: there operations are so
+        many and so small that a window of a small network takes as long as their calls. The first
+        window takes some 20 seconds to compile, and so does the first one of another batch size.
+        Windows that begin an episode for some sequences only learn as they do without.
+
+        Args:
+            options: Options of the compiler, see ``torch._inductor.list_options()``.
+
+        Raises:
+            ConfigError: The synthesizer is another one, there is no such option, or no C++
+                compiler.
+
+        Example:
+            >>> net = TemporalDNI(nn.LSTM(3, 8))
+            >>> net.compile()  # takes effect in the next window
+        """
+        made = self.interfaces
+        if made.dni_network is not LinearDNI or made.dni_params["num_layers"]:
+            name = getattr(made.dni_network, "__name__", "synthesizer")
+            raise ConfigError(
+                f"`compile()` is for a synthesizer that is one linear map, and `{name}` is not; "
+                'pass `synthesizer="linear"` without hidden layers, or leave `compile()` out.'
+            )
+        check_compiler(options)
+        device = next(self.network.parameters()).device
+        if device.type != "cpu":
+            warnings.warn(
+                f"`TemporalDNI.compile()` compiles for the CPU; on {device} windows run as they "
+                "are.",
+                DNIWarning,
+                stacklevel=2,
+            )
+        if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
+            return
+        self._seam.compiled = CompiledSeam(
+            self.batch_dim,
+            limit=self._seam.limit if made.scale_targets else None,
+            compress=self._seam.compress,
+            site=SITE,
+            options=options,
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

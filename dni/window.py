@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arrival import Arrival, arrived, learn
+from .arrival import Arrival, arrived, learn, returned
 from .passes import Pass
 from .states import Form
 
@@ -19,7 +19,7 @@ class Future:
     """What comes back from beyond a window's end; given up when the episode ends there.
 
     Attributes:
-        gradient: Synthetic gradient of the state at the end, ``None`` for none. Shape ``[B, S]``.
+        gradients: Synthetic gradients of the tensors of the state at the end, ``None`` for none.
         target: What the auxiliary head is to predict, ``None`` for nothing. Shape ``[B, S]``.
         goes_on: The sequences that go on, ``None`` for all. Shape ``[B]``.
         weight: Weight of the auxiliary loss.
@@ -29,7 +29,7 @@ class Future:
         announce: Told of every backward pass that comes through.
     """
 
-    gradient: Tensor | None = None
+    gradients: Sequence[Tensor] | None = None
     target: Tensor | None = None
     goes_on: Tensor | None = None
     weight: float = 0.0
@@ -41,7 +41,7 @@ class Future:
     def end(self, done: Tensor | None = None) -> None:
         """Expect nothing from beyond the end, for all sequences or for those of a mask ``[B]``."""
         if done is None:
-            self.gradient = self.target = None
+            self.gradients = self.target = None
         else:
             self.goes_on = ~done if self.goes_on is None else self.goes_on & ~done
 
@@ -67,9 +67,9 @@ class Start(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
         (prediction,) = ctx.saved_tensors
-        true = arrived(ctx.arrival, grads, prediction)
-        if true is None:
+        if not returned(ctx.arrival):
             return None, None, None, *grads
+        true = arrived(ctx.arrival, grads, prediction)
         wide = torch.promote_types(true.dtype, torch.float32)
         lesson = learn(true.to(wide), prediction.detach().to(wide), ctx.arrival)
         return *lesson, None, *grads
@@ -107,13 +107,13 @@ class End(torch.autograd.Function):
             future.record.is_returned = True
         if future.announce is not None:
             future.announce()
-        gradient, target, goes_on = future.gradient, future.target, future.goes_on
+        gradients, target, goes_on = future.gradients, future.target, future.goes_on
         future.end()
         into_state: Sequence[Tensor | None] = nothing
-        if gradient is not None and future.form is not None:
-            if goes_on is not None:
-                gradient = gradient * goes_on[:, None].to(gradient.dtype)
-            into_state = future.form.split(gradient)
+        if gradients is not None:
+            into_state = gradients
+            if goes_on is not None and future.form is not None:
+                into_state = future.form.masked(gradients, goes_on)
         for_auxiliary = None
         if target is not None and ctx.needs_input_grad[2]:
             (auxiliary,) = ctx.saved_tensors
@@ -175,8 +175,7 @@ def end(
 
     Example:
         >>> h = torch.ones(2, 3, requires_grad=True)
-        >>> future = Future(torch.full((2, 3), 0.5), form=Form([h], 0))
-        >>> (out,) = end([2 * h], [h], future)
+        >>> (out,) = end([2 * h], [h], Future([torch.full((2, 3), 0.5)]))
         >>> out.sum().backward()
         >>> h.grad
         tensor([[2.5000, 2.5000, 2.5000],

@@ -132,24 +132,30 @@ def check_end(network: nn.Module, input: Any, state: Sequence[Tensor], batch_dim
             )
 
 
-def check_done(done: Any, batch: int) -> None:
-    """Refuse a mask that is not one truth value per sequence.
+def check_done(done: Any, batch: int) -> Tensor | None:
+    """Refuse what is neither one truth value per sequence nor one for all of them.
+
+    Returns:
+        The mask; ``None`` for one truth value, or for none.
 
     Raises:
         ConfigError: No boolean tensor.
         ShapeError: Another shape than ``[batch]``.
     """
+    if done is None or isinstance(done, bool):
+        return None
     if not isinstance(done, Tensor) or done.dtype != torch.bool:
         given = f"of {done.dtype}" if isinstance(done, Tensor) else f"a {type(done).__name__}"
         raise ConfigError(
             f"`done` is {given}; a boolean tensor of shape [{batch}] is needed, True for the "
-            "sequences whose last window this is."
+            "sequences whose last window this is, or True alone for all of them."
         )
     if done.shape != (batch,):
         raise ShapeError(
             f"`done` has shape {tuple(done.shape)}; one truth value per sequence is needed, "
             f"shape [{batch}]."
         )
+    return done
 
 
 def axis_of_sequences(network: nn.Module, output: Tensor, batch: int, batch_dim: int) -> int:

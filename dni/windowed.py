@@ -47,7 +47,7 @@ class Windowed(BaseWrapper):
         input: Any,
         state: Any = None,
         *,
-        done: Tensor | None = None,
+        done: Tensor | bool | None = None,
         context: Tensor | None = None,
     ) -> tuple[Any, Any]:
         """Run a window.
@@ -57,7 +57,8 @@ class Windowed(BaseWrapper):
             state: What the window before returned. ``None``, and a sequence whose state has other
                 values than it was returned with, begin an episode; gradients flow into such a
                 state where it asks for them.
-            done: The sequences whose last window this is. Shape ``[B]``, boolean.
+            done: The sequences whose last window this is. Shape ``[B]``, boolean; ``True`` for
+                all of them, where nothing is asked about what comes later.
             context: Class indices ``[B]`` or features ``[B, context_size]`` that the synthesizer
                 sees beside the state at the end of this window.
 
@@ -118,7 +119,12 @@ class Windowed(BaseWrapper):
         return rebuilt(state, started)
 
     def _end(
-        self, input: Any, output: Any, state: Any, done: Tensor | None, context: Tensor | None
+        self,
+        input: Any,
+        output: Any,
+        state: Any,
+        done: Tensor | bool | None,
+        context: Tensor | None,
     ) -> tuple[Any, Any]:
         """Hand on the state without its graph; note what its gradient is expected to be."""
         seam, form = self._seam, self._form
@@ -126,23 +132,23 @@ class Windowed(BaseWrapper):
         if form is None or not form.fits(tensors):
             check_end(self.network, input, tensors, self.batch_dim)
             form = self._form = Form(tensors, self.batch_dim)
-        if done is not None:
-            check_done(done, form.batch)
+        mask = check_done(done, form.batch)
+        is_last = done is True or (mask is not None and mask.is_cpu and bool(mask.all()))
         values = [t.detach() for t in tensors]
-        rows = form.join(values)
-        if len(values) == 1:
-            rows = rows.clone()  # else a view of what the user may write to
         if seam.interface is None:
+            rows = form.join(values)
             self._make_interface(rows.shape[1], rows)
-        seam.finish(values, form, rows, context)
-        if done is not None:
-            seam.end_episode(done.to(rows.device))
-        auxiliary = self._predict_future(outputs[0], rows) if seam.auxiliary else None
+        seam.finish(values, form, context, is_last=is_last)
+        if mask is not None and not is_last:
+            seam.end_episode(mask.to(values[0].device))
+        auxiliary = None if seam.future.target is None else self._predict_future(outputs[0])
         outputs = end(outputs, tensors, seam.future, auxiliary)
         return rebuilt(output, outputs), rebuilt(state, values)
 
-    def _predict_future(self, output: Tensor, rows: Tensor) -> Tensor:
+    def _predict_future(self, output: Tensor) -> Tensor:
         """What the auxiliary head says of the window's end, from every output. ``[*, S]``."""
+        assert self._seam.carry is not None
+        rows = self._seam.carry.rows
         head = self.auxiliary_head or self._make_head(output.shape[-1], rows.shape[1], rows)
         self._seam.future.axis = axis_of_sequences(self.network, output, len(rows), self.batch_dim)
         weight, bias = head.weight, head.bias
@@ -150,11 +156,12 @@ class Windowed(BaseWrapper):
             weight, bias = weight.detach(), bias.detach()  # type: ignore[assignment]
         return F.linear(output, weight, bias)
 
-    def end_episode(self, done: Tensor | None = None) -> None:
+    def end_episode(self, done: Tensor | bool | None = None) -> None:
         """End the episode with the window that has run: nothing later depends on its state.
 
         Called between forward and backward of the last window, no synthetic gradient is sent into
-        it; called later, it only cuts the link to the next window.
+        it; called later, it only cuts the link to the next window. Where it is known before,
+        ``done=`` of that window costs less.
 
         Args:
             done: The sequences that end, ``None`` for all. Shape ``[B]``, boolean.
@@ -163,9 +170,10 @@ class Windowed(BaseWrapper):
             ShapeError: The mask has another shape.
         """
         carry = self._seam.carry
-        if carry is not None and done is not None:
-            check_done(done, len(carry.rows))
-        self._seam.end_episode(done)
+        if carry is not None:
+            mask = check_done(done, len(carry.rows))
+            if done is not False:
+                self._seam.end_episode(mask)
 
     # -- making ----------------------------------------------------------------------------
 

@@ -70,6 +70,8 @@ ORDER = [
     "linear_map",
     "window_updates",
     "carry",
+    "expectation",
+    "compiled_seam",
     "seam",
     "window_arguments",
     "windowed",

@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Callable[[], object], type[DNIError], str]] = {
         ConfigError,
         r"`done` is of torch.float32; a boolean tensor of shape \[2\]",
     ),
-    "done is no tensor": (on(GRU, X, done=True), ConfigError, "`done` is a bool; a boolean tensor"),
+    "done is no tensor": (on(GRU, X, done=1), ConfigError, "`done` is a int; a boolean tensor"),
     "no pair": (on(Pairless(), X), ShapeError, r"`Pairless` returned a Tensor; the pair \(output"),
     "no state": (on(Stateless(), X), ShapeError, "`Stateless` returned a state without a floating"),
     "an axis that is none of sequences": (

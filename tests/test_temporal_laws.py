@@ -40,6 +40,14 @@ def teach(net: TemporalDNI) -> None:
         interface.inverse_scale.fill_(2.0)
 
 
+def sent_by(net: TemporalDNI) -> Tensor:
+    """The synthetic gradient at the last window's end, a row for each sequence."""
+    future = net._seam.future
+    assert future.gradients is not None
+    assert future.form is not None
+    return future.form.join(future.gradients)
+
+
 def detached(state: Any) -> Any:
     return rebuilt(state, [t.detach() for t in tensors_in(state)])
 
@@ -76,7 +84,7 @@ def test_the_first_synthetic_gradient_is_zero_and_later_ones_are_not() -> None:
     state, sent = None, []
     for x in windows(5):
         output, state = net(x, state)
-        sent.append(net._seam.future.gradient)
+        sent.append(sent_by(net))
         loss_of(output).backward()
     assert not sent[0].any()
     assert not sent[1].any()  # before the first target its scale is unknown
@@ -97,7 +105,7 @@ def test_the_synthesizer_gets_the_gradient_of_its_regression(layers: int, masked
     if not masked:
         goes_on = torch.ones(BATCH, dtype=torch.bool)
     output, _ = net(second, state)
-    sent = net._seam.future.gradient
+    sent = sent_by(net)
     loss_of(output).backward()
 
     # The same with plain autograd.
@@ -263,6 +271,32 @@ def test_one_backward_through_several_windows() -> None:
     assert net.statistics()["state"]["true_norm"] > 0
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("done", [True, torch.ones(BATCH, dtype=torch.bool)])
+def test_a_last_window_asks_nothing_and_trains_as_if_it_had(done: Any, layers: int) -> None:
+    net = TemporalDNI(nn.LSTM(INPUTS, UNITS), scale=0.8, dni_params={"num_layers": layers})
+    twin = copy.deepcopy(net)
+    asked: list[Any] = []
+    for each, is_told in ((net, True), (twin, False)):
+        torch.manual_seed(1)
+        for _ in range(3):
+            state = None
+            for number, x in enumerate(windows(3)):
+                is_last = number == 2
+                output, state = each(x, state, done=done if is_last and is_told else False)
+                asked.append(each._seam.future.gradients)
+                if is_last and not is_told:
+                    each.end_episode()
+                loss_of(output).backward()
+                with torch.no_grad():
+                    for parameter in each.network.parameters():
+                        parameter -= 0.1 * parameter.grad
+                        parameter.grad = None
+    assert [number for number, gradients in enumerate(asked) if gradients is None][:3] == [2, 5, 8]
+    for mine, other in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_optim_is_stepped_and_cleared() -> None:
     network, head = nn.GRU(INPUTS, UNITS), nn.Linear(UNITS, 2)
     everything = [*network.parameters(), *head.parameters()]
@@ -331,14 +365,13 @@ def test_a_prediction_beyond_its_limit_is_shortened_and_no_nan_is_sent(limit: An
         interface_of(net).synthesizer.final.weight.zero_()
         interface_of(net).synthesizer.final.bias.fill_(50.0)
     net(x)
-    sent = net._seam.future.gradient
-    assert sent is not None
+    sent = sent_by(net)
     wanted = 0.5 * (50.0 if limit is None else limit)  # in units of the scale
     torch.testing.assert_close(sent, torch.full_like(sent, wanted))
     with torch.no_grad():
         interface_of(net).synthesizer.final.bias.fill_(torch.nan)
     net(x)
-    assert not net._seam.future.gradient.any()
+    assert not sent_by(net).any()
 
 
 RESUMED: dict[str, dict[str, Any]] = {

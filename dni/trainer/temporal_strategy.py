@@ -45,6 +45,8 @@ class TemporalDNIStrategy(Backprop):
             clipped: where 1 suits the model (characters, 8 symbols ahead, 300 updates) clipping it
             too gives a cosine of 0.26 in the place of 0.34.
         scheduler: See `Strategy`.
+        compile: Whether what the synthesizer computes is compiled, see `TemporalDNI.compile`; or
+            options of the compiler, ``{options: {...}}``.
         **options: Arguments of `TemporalDNI`; ``synthesizer`` may also be an import path.
 
     Raises:
@@ -69,14 +71,13 @@ class TemporalDNIStrategy(Backprop):
         precision: str = "float32",
         clip: float | None = None,
         scheduler: Mapping[str, Any] | None = None,
+        compile: bool | Mapping[str, Any] = False,
         **options: Any,
     ) -> None:
         spec = dict(optim) if isinstance(optim, Mapping) else {"type": optim or "adam"}
-        if "compile" in {*spec, *options}:
-            raise ConfigError(
-                "'temporal_dni' does not go with `compile`: `torch.compile` does not read torch's "
-                "recurrent modules."
-            )
+        if "compile" in spec:
+            raise ConfigError("`optim` has no `compile`; write it beside `optim`.")
+        self._compiling = _compile_options(compile)
         super().__init__(
             networks,
             optimizer=spec.pop("type", "adam"),
@@ -122,6 +123,8 @@ class TemporalDNIStrategy(Backprop):
         self.wrapper = TemporalDNI(
             network, update="manual", context_size=context_size, **self._options
         )
+        if self._compiling is not None:
+            self.wrapper.compile(**self._compiling)
         self._scale = self.wrapper.scale
 
     def _fit(self, context: Tensor) -> None:
@@ -238,6 +241,18 @@ class TemporalDNIStrategy(Backprop):
         super().load_state_dict(state)
 
 
+def _compile_options(given: bool | Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments of `TemporalDNI.compile`; ``None`` where nothing is to be compiled."""
+    if isinstance(given, bool):
+        return {} if given else None
+    if not isinstance(given, Mapping) or set(given) - {"options"}:
+        raise ConfigError(
+            f"`compile` is {given!r}; true, false or {{options: {{...}}}} are what 'temporal_dni' "
+            "takes: its recurrent network is not compiled, only what the synthesizer computes."
+        )
+    return dict(given)
+
+
 class _Window:
     """A recurrent network with its interface, as the injector calls it."""
 
@@ -245,5 +260,6 @@ class _Window:
         self._wrapper, self._context = wrapper, context
         self.end_episode = wrapper.end_episode
 
-    def __call__(self, input: Any, state: Any = None) -> tuple[Any, Any]:
-        return self._wrapper(input, state, context=self._context)  # type: ignore[no-any-return]
+    def __call__(self, input: Any, state: Any = None, *, done: bool = False) -> tuple[Any, Any]:
+        found: tuple[Any, Any] = self._wrapper(input, state, done=done, context=self._context)
+        return found

@@ -25,7 +25,7 @@ THRESHOLD = 0.15
 GIVEN = Synthesis(layers=0, hidden_size=128, lr=1e-2, scale=1.0, auxiliary=0.1, foresight=16)
 _DNI_FLAGS = ("scale", "dni_layers", "hidden_size", "dni_lr", "auxiliary", "foresight")
 # What a run may change when it goes on from a checkpoint.
-_FREE = {"updates", "longest", "threads", "save", "resume", "output", "beyond"}
+_FREE = {"updates", "longest", "threads", "compile", "save", "resume", "output", "beyond"}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -108,6 +108,12 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
         metavar="W",
         help=f"weight of the auxiliary task, with dni+aux (default: {GIVEN.auxiliary:g})",
     )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile what the synthesizer computes (with dni and no hidden layers): some 20 "
+        "seconds at the start, then windows take a twentieth less; needs a C++ compiler",
+    )
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -187,6 +193,8 @@ def parse(
     On a fault it prints one sentence and leaves with exit code 2, as argparse does.
     """
     options = parser.parse_args(arguments)
+    if options.compile and options.method != "dni":
+        parser.error("--compile is about the synthesizer and needs --method dni")
     if options.method == "bptt":
         for name in _DNI_FLAGS:
             if getattr(options, name) is not None:

@@ -46,10 +46,18 @@ class Learner:
         lr: Learning rate of Adam for LSTM and readout.
         window: Steps of a window, by which a window's loss is divided; None for whole episodes.
         synthesis: How to see beyond a window; None for truncated backpropagation.
+        compiles: Whether what the synthesizer computes is compiled.
     """
 
     def __init__(
-        self, task: Task, *, units: int, lr: float, window: int | None, synthesis: Synthesis | None
+        self,
+        task: Task,
+        *,
+        units: int,
+        lr: float,
+        window: int | None,
+        synthesis: Synthesis | None,
+        compiles: bool = False,
     ) -> None:
         self.task, self.window = task, window
         core = nn.LSTM(task.inputs, units)
@@ -66,6 +74,8 @@ class Learner:
                 limit=1.0,  # a poor synthesizer must not outweigh the true gradient
                 context_size=due_size(task.outputs, synthesis.foresight) or None,
             )
+            if compiles:
+                self.core.compile()
         self.optimizer = torch.optim.Adam(
             [*core.parameters(), *self.readout.parameters()], lr=lr, fused=True
         )
@@ -100,10 +110,10 @@ class Learner:
         if not isinstance(self.core, TemporalDNI):
             output, state = self.core(window.inputs, state)
             return output, tuple(part.detach() for part in state)
-        output, state = self.core(window.inputs, state, context=window.due)
-        if window.is_last:
-            self.core.end_episode()
-        return output, state
+        found: tuple[Tensor, Any] = self.core(
+            window.inputs, state, done=window.is_last, context=window.due
+        )
+        return found
 
     def cosine(self) -> float | None:
         """Cosine between synthetic and true gradient lately; None where there is none."""

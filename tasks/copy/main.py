@@ -54,6 +54,7 @@ def make_learner(options: argparse.Namespace) -> Learner:
         lr=options.lr,
         window=options.window,
         synthesis=arguments.synthesis(options),
+        compiles=options.compile,
     )
 
 

@@ -138,10 +138,8 @@ class Learner:
             steps = len(window.inputs)
             behind = window.inputs[steps - self.synthesis.behind :]
             context = self.model.sight(torch.cat((behind, window.ahead)))
-        output, state = net(features, self.state, context=context)
-        if window.is_last:
-            net.end_episode()
-        return output, state
+        found: tuple[Tensor, Any] = net(features, self.state, done=window.is_last, context=context)
+        return found
 
     def _update(self) -> None:
         if self.clip is not None:

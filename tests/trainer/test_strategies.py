@@ -99,7 +99,11 @@ def test_compiled_networks_train_as_they_do_uncompiled(
         ({"type": "dni", "compile": {"bakend": "eager"}}, "Did you mean 'backend'"),
         ({"type": "adamw", "compile": {"backend": "nope"}}, "Invalid backend: 'nope'"),
         ({"type": "dni", "compile": {"mode": "nope"}}, "Unrecognized mode=nope"),
-        ({"type": "temporal_dni", "compile": True}, "does not go with `compile`"),
+        (
+            {"type": "temporal_dni", "compile": {"mode": "max-autotune"}},
+            "its recurrent network is not compiled",
+        ),
+        ({"type": "temporal_dni", "optim": {"type": "sgd", "compile": True}}, "beside `optim`"),
         ({"type": "torch.nn.ReLU"}, "neither"),
         ({"type": "adamw", "no_decay": ["net.nothing*"]}, "No trainable parameter"),
     ],
