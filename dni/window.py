@@ -181,7 +181,12 @@ def end(
         tensor([[2.5000, 2.5000, 2.5000],
                 [2.5000, 2.5000, 2.5000]])
     """
-    out: tuple[Tensor, ...] = End.apply(  # type: ignore[no-untyped-call]
+    # Past `Function.apply`, which sees to transforms of functions and takes as long as the rest.
+    apply = End.apply if torch._C._are_functorch_transforms_active() else _apply_end
+    out: tuple[Tensor, ...] = apply(  # type: ignore[no-untyped-call]
         future, len(outputs), auxiliary, *outputs, *state
     )
     return list(out)
+
+
+_apply_end: Callable[..., Any] = super(torch.autograd.Function, End).apply
