@@ -285,11 +285,13 @@ def check_compiler(options: Mapping[str, Any]) -> None:
         options: See `CompiledSeam`.
 
     Raises:
-        ConfigError: There is none, or it has not.
+        ConfigError: There is none, or it has not; or torch is older than 2.6.
     """
     from torch._inductor import cpp_builder  # here: a second that others need not wait for
     from torch._inductor.exc import InvalidCxxCompiler
 
+    if not hasattr(torch._inductor, "aoti_compile_and_package"):
+        raise ConfigError(f"`compile()` needs torch 2.6 or later; this is {torch.__version__}.")
     known = torch._inductor.list_options()
     for name in options:
         if name not in known:

@@ -147,6 +147,18 @@ def test_without_scale_it_is_truncated_backpropagation(files: Files) -> None:
     assert not any(map(torch.equal, results[None][1], results[1.0][1]))
 
 
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_learner_is_compiled_where_it_is_asked_for(files: Files, compiles: bool) -> None:
+    synthesis = files.learners.Synthesis(
+        layers=0, hidden_size=8, lr=1e-2, scale=1.0, auxiliary=0.0, foresight=3
+    )
+    task = files.episodes.TASKS["copy"]
+    learner = files.learners.Learner(
+        task, units=8, lr=1e-2, window=3, synthesis=synthesis, compiles=compiles
+    )
+    assert (learner.core._seam.compiled is not None) == compiles
+
+
 # -- the script ------------------------------------------------------------------------------
 
 
@@ -226,6 +238,8 @@ def test_bad_input_gives_one_sentence(tmp_path: Path) -> None:
         (["--window", "12", "--longest", "4"], "episodes of --longest 4 have 10 steps and fit"),
         (["--method", "bptt", "--scale", "0"], "--scale is about synthetic gradients"),
         (["--method", "dni", "--auxiliary", "1"], "it needs dni+aux"),
+        (["--method", "bptt", "--compile"], "--compile is about the synthesizer"),
+        (["--dni-layers", "1", "--compile"], "one linear map, and `LinearDNI` is not"),
         (["--task", "copi"], "invalid choice: 'copi'"),
         (["--units", "0"], "'0' is not a whole number from 1 up"),
         (["--batch-size", "-3"], "'-3' is not a whole number from 1 up"),
