@@ -80,6 +80,8 @@ def _run(options: argparse.Namespace) -> None:
         print(line(row, task), flush=True)
 
     print(_summary(options, task), header(task), sep="\n")
+    if options.compile:
+        print("compiling with the first window, some 20 seconds ...", file=sys.stderr, flush=True)
     train(learner, progress, settings, episodes, report)
     longest = progress.longest
     repeats = f" {longest.repeats} times" if task.repeats else ""
