@@ -74,8 +74,7 @@ class Recurrent(Injector):
             ShapeError: The network does not return a pair, or ``done`` does not fit its state.
         """
         state = _moved(self._states.get(self._phase), input)
-        ends = hasattr(module, "end_episode")  # an interface wants to know
-        found = module(input, state, done=True) if ends and done is True else module(input, state)
+        found = module(input, state)
         if not isinstance(found, tuple) or len(found) != 2:
             raise ShapeError(
                 f"The network {self.network!r} returned a {type(found).__name__}; the injector "
@@ -83,8 +82,8 @@ class Recurrent(Injector):
             )
         output, state = found
         self._states[self._phase] = self._ended(detached(state), done)
-        if ends and isinstance(done, Tensor):
-            module.end_episode(done)
+        if done is not None and done is not False and hasattr(module, "end_episode"):
+            module.end_episode(None if done is True else done)
         return output
 
     def _ended(self, state: Any, done: Any) -> Any:

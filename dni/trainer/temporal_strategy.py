@@ -260,6 +260,5 @@ class _Window:
         self._wrapper, self._context = wrapper, context
         self.end_episode = wrapper.end_episode
 
-    def __call__(self, input: Any, state: Any = None, *, done: bool = False) -> tuple[Any, Any]:
-        found: tuple[Any, Any] = self._wrapper(input, state, done=done, context=self._context)
-        return found
+    def __call__(self, input: Any, state: Any = None) -> tuple[Any, Any]:
+        return self._wrapper(input, state, context=self._context)  # type: ignore[no-any-return]
