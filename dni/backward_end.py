@@ -59,8 +59,9 @@ class BackwardEnd:
                 self._await(task)
             self._is_joined = self._is_heard = True
 
-    def expect(self, task: int) -> None:
-        """Wait for a backward pass, the one that is running, though it may bring nothing here."""
+    def expect(self) -> None:
+        """Wait for the backward pass that is running, which may bring gradients to others only."""
+        task = current_backward()
         if task != self._task and not (self._is_joined or self._is_looking_away):
             self._await(task)
 
@@ -82,7 +83,7 @@ class BackwardEnd:
             self._on_gradient(leaf)
 
     def _on_gradient(self, _: Tensor) -> None:
-        self.expect(current_backward())
+        self.expect()
         self._is_heard = self._is_heard or not self._is_looking_away
 
     def _await(self, task: int) -> None:

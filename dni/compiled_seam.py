@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from .arrival import Arrival, learn
 from .context import conditioned
@@ -123,11 +123,12 @@ class Compiled(NamedTuple):
 
 
 class CompiledSeam:
-    """Compiles the question and the lesson for the first state it sees, and for any batch later.
+    """Compiles the question and the lesson: for the first batch size it sees, then for any other.
 
     The code is made ahead of time, by ``torch.export`` and AOTInductor: in a window of a few steps
     of a small network, what ``torch.compile`` checks before each call takes as long as it saves.
-    What that code relies on is checked here: memory without gaps, of the types it is made for.
+    It does not check its arguments itself; they need the types and shapes it was made for, and
+    memory without gaps, which `ask` sees to here and `dni.linear_map.LinearStart` for the lesson.
 
     Args:
         batch_dim: Axis of the sequences in every tensor of the state.
@@ -149,7 +150,7 @@ class CompiledSeam:
         self._question = Question(batch_dim, limit=limit, compress=compress, site=site)
         self._batch_dim, self._options = batch_dim, options
         self._compiled: dict[tuple[int | None, Any], Compiled] = {}
-        self._share = 1.0, torch.ones((), dtype=torch.float64)
+        self._share = 1.0, torch.ones((), dtype=torch.float64, device="cpu")
 
     def ask(
         self,
@@ -185,9 +186,9 @@ class CompiledSeam:
         if compiled is None:
             return None
         if self._share[0] != share:
-            self._share = share, torch.tensor(share, dtype=torch.float64)
+            self._share = share, torch.tensor(share, dtype=torch.float64, device="cpu")
         rows, seen, prediction, *gradients = compiled.ask([*given, scale, self._share[1]])
-        said = Said(linear, seen, prediction, learn=compiled.learn)
+        said = Said(linear, seen, prediction, learn=compiled.learn, layout=form.layout)
         return Answer(rows, said, gradients)
 
     def _compiled_for(
@@ -198,20 +199,20 @@ class CompiledSeam:
         context: Tensor | None,
         scale: Tensor,
     ) -> Compiled | None:
-        """The two calls for such a state, made if need be; ``None`` for a batch of one."""
-        kind = form.layout, linear.weight.dtype, None if context is None else context.shape[-1]
-        found = self._compiled.get((form.batch, kind))
-        if found is not None:
-            return found
-        is_first = not self._compiled
-        if not is_first:
-            if form.batch < BATCH.min:
-                return None
-            found = self._compiled.get((None, kind))
-        if found is None:
-            found = self._compile(linear, state, context, scale, any_batch=not is_first)
-            self._compiled[(form.batch if is_first else None, kind)] = found
-        return found
+        """The two calls for such a state, made if need be; ``None`` for a later batch of one."""
+        weight, bias = linear
+        width = None if context is None else context.shape[-1]
+        kind = form.layout, weight.dtype, bias is None, width
+        own = form.batch, kind
+        if own in self._compiled:
+            return self._compiled[own]
+        any_batch = bool(self._compiled)
+        if any_batch and form.batch < BATCH.min:
+            return None
+        key = (None, kind) if any_batch else own
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(linear, state, context, scale, any_batch=any_batch)
+        return self._compiled[key]
 
     def _compile(
         self,
@@ -230,40 +231,44 @@ class CompiledSeam:
             _, seen, prediction, gradients = self._question(*question)
         in_state, in_rows = [{self._batch_dim: BATCH}] * len(state), {0: BATCH}
         in_context = None if context is None else in_rows
-        asks = exported(
+        ask = built(
             self._question,
             question,
             (in_state, in_context, None, None, None, None) if any_batch else None,
+            self._options,
         )
-        learns = exported(
+        learn = built(
             Lesson(self._batch_dim, has_bias=bias is not None),
             (gradients, seen, prediction, scale),
             (in_state, in_rows, in_rows, None) if any_batch else None,
+            self._options,
         )
-        return Compiled(built(asks, self._options), built(learns, self._options))
+        return Compiled(ask, learn)
 
 
-def exported(module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any) -> ExportedProgram:
-    """What a module computes of arguments of these types and shapes."""
-    with torch.no_grad():
-        return torch.export.export(module, args, dynamic_shapes=dynamic_shapes)
-
-
-def built(program: ExportedProgram, options: Mapping[str, Any]) -> Call:
-    """A program as code of this machine's.
+def built(
+    module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any, options: Mapping[str, Any]
+) -> Call:
+    """What a module computes of arguments like these, as code of this machine's.
 
     Args:
-        program: The program.
+        module: The module.
+        args: Arguments of these types and shapes.
+        dynamic_shapes: Which axes may have other sizes, see ``torch.export.export``.
         options: Options of the compiler.
 
     Raises:
         ConfigError: The compiler failed.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with (
+        torch.no_grad(),
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # of torch's own parts about one another
         try:
             path = torch._inductor.aoti_compile_and_package(
-                program,
+                torch.export.export(module, args, dynamic_shapes=dynamic_shapes),
                 package_path=str(Path(folder) / "seam.pt2"),
                 inductor_configs=dict(options),
             )
@@ -285,13 +290,14 @@ def check_compiler(options: Mapping[str, Any]) -> None:
         options: See `CompiledSeam`.
 
     Raises:
-        ConfigError: There is none, or it has not; or torch is older than 2.6.
+        ConfigError: There is none, or it has not; or torch cannot compile ahead of time.
     """
     from torch._inductor import cpp_builder  # here: a second that others need not wait for
     from torch._inductor.exc import InvalidCxxCompiler
 
-    if not hasattr(torch._inductor, "aoti_compile_and_package"):
-        raise ConfigError(f"`compile()` needs torch 2.6 or later; this is {torch.__version__}.")
+    loader = getattr(getattr(torch._C, "_aoti", None), "AOTIModelPackageLoader", None)
+    if not hasattr(loader, "boxed_run"):
+        raise ConfigError(f"`compile()` needs a newer torch than {torch.__version__}.")
     known = torch._inductor.list_options()
     for name in options:
         if name not in known:

@@ -92,6 +92,7 @@ class Said(NamedTuple):
         prediction: What it said, as it was then. Shape ``[B, S]``.
         square: Its sum of squares, if it is known without waiting for a device.
         learn: Compiled code that learns from it, see `dni.compiled_seam.Lesson`.
+        layout: The layout of the states it does so for, see `Form`.
     """
 
     linear: LinearMap
@@ -99,6 +100,7 @@ class Said(NamedTuple):
     prediction: Tensor
     square: float | None = None
     learn: Call | None = None
+    layout: tuple[tuple[int, ...], ...] | None = None
 
 
 def gradients_of(residual: Tensor, seen: Tensor, *, has_bias: bool) -> list[Tensor]:
@@ -192,7 +194,8 @@ class LinearStart:
     def _lesson(self, grads: Sequence[Tensor | None]) -> list[Tensor]:
         """The gradients of the meter, and of the map where it learns."""
         said, arrival = self._said, self._arrival
-        if said.learn is not None and self._learns and arrival.goes_on is None:
+        fits = said.layout == arrival.form.layout and arrival.goes_on is None
+        if said.learn is not None and self._learns and fits:
             given = [
                 g for g in grads if g is not None and g.is_contiguous() and not g.requires_grad
             ]

@@ -132,7 +132,9 @@ class Seam:
         if answer is None:
             return self._said_linearly(interface, carry)
         said = answer.said
-        return said if carry.prediction is None else said._replace(prediction=carry.prediction)
+        if carry.prediction is None:
+            return said
+        return said._replace(prediction=carry.prediction.detach().to(said.seen.dtype).contiguous())
 
     def _said(self, interface: Interface, carry: Carry) -> Tensor:
         """What the synthesizer said, or says, of the state at the end of the window before."""
@@ -198,7 +200,7 @@ class Seam:
     ) -> Answer | None:
         """What compiled code says of a state; ``None`` where there is none for it."""
         compiled = self.compiled
-        if compiled is None or self.auxiliary or not self.scale:
+        if compiled is None or self.auxiliary or not self.scale or not state[0].is_cpu:
             return None
         synthesizer, scale = interface._modules["synthesizer"], interface._buffers["scale"]
         assert synthesizer is not None
@@ -221,7 +223,10 @@ class Seam:
         seen = self._look(carry)
         if carry.context is not None:
             seen = conditioned(seen, carry.context, site=SITE)
-        prediction = linear.say(seen) if carry.prediction is None else carry.prediction
+        if carry.prediction is None:
+            prediction = linear.say(seen)
+        else:  # under autocast it had another type
+            prediction = carry.prediction.detach().to(seen.dtype)
         return Said(linear, seen, prediction, square_of(prediction))
 
     def _ask(self, interface: Interface, carry: Carry) -> Tensor:

@@ -158,9 +158,10 @@ def asinh(rows: Tensor) -> Tensor:
         tensor([-1.8184e+00,  0.0000e+00,  1.0000e-08])
     """
     if torch.compiler.is_compiling():
-        # asinh(x) = sign(x) log1p(|x| + x² / (1 + √(1 + x²))), of which a compiler makes vectors.
-        square = rows * rows
-        return torch.copysign(torch.log1p(rows.abs() + square / (1 + (1 + square).sqrt())), rows)
+        # asinh(x) = sign(x) log1p(|x| + |x|² / (1 + √(1 + |x|²))), of which a compiler makes
+        # vectors; divided before it is multiplied, lest a square that overflows makes NaN.
+        size = rows.abs()
+        return torch.copysign(torch.log1p(size + size * (size / (1 + (1 + size**2).sqrt()))), rows)
     if not rows.is_cpu or rows.dtype not in (torch.float32, torch.float64):
         return rows.asinh()
     # Numpy's is vectorized: torch's takes as long on the CPU as a small network's layer does.

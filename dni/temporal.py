@@ -221,10 +221,15 @@ class TemporalDNI(Windowed):
     def compile(self, *, options: Mapping[str, Any] = {}) -> None:  # noqa: B006
         """Compile what the synthesizer computes at a window's ends; the network runs as it is.
 
-        For a synthesizer that is one linear map, the default, on the CPU: there operations are so
-        many and so small that a window of a small network takes as long as their calls. The first
-        window takes some 20 seconds to compile, and so does the first one of another batch size.
-        Windows that begin an episode for some sequences only learn as they do without.
+        For a synthesizer that is one linear map, the default, on the CPU: there its operations are
+        so small that their calls take most of their time. The first window takes some 20 seconds
+        to compile, and so does the first one of another batch size, after which any will do.
+
+        What does not fit that code runs as without it: with the auxiliary task, under autocast,
+        with hooks on the synthesizer or DDP, with a state whose tensors have gaps in memory (a
+        slice of another one, say), later batches of a single sequence; and a window that begins an
+        episode for some of its sequences, not for all, learns as without it. Copies are not
+        compiled.
 
         Args:
             options: Options of the compiler, see ``torch._inductor.list_options()``.
@@ -244,6 +249,8 @@ class TemporalDNI(Windowed):
                 f"`compile()` is for a synthesizer that is one linear map, and `{name}` is not; "
                 'pass `synthesizer="linear"` without hidden layers, or leave `compile()` out.'
             )
+        if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
+            return
         check_compiler(options)
         device = next(self.network.parameters()).device
         if device.type != "cpu":
@@ -253,8 +260,6 @@ class TemporalDNI(Windowed):
                 DNIWarning,
                 stacklevel=2,
             )
-        if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
-            return
         self._seam.compiled = CompiledSeam(
             self.batch_dim,
             limit=self._seam.limit if made.scale_targets else None,

@@ -112,7 +112,8 @@ class End(torch.autograd.Function):
         into_state: Sequence[Tensor | None] = nothing
         if gradients is not None:
             into_state = gradients
-            if goes_on is not None and future.form is not None:
+            if goes_on is not None:
+                assert future.form is not None
                 into_state = future.form.masked(gradients, goes_on)
         for_auxiliary = None
         if target is not None and ctx.needs_input_grad[2]:

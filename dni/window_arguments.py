@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -132,18 +133,18 @@ def check_end(network: nn.Module, input: Any, state: Sequence[Tensor], batch_dim
             )
 
 
-def check_done(done: Any, batch: int) -> Tensor | None:
+def check_done(done: Any, batch: int) -> Tensor | bool:
     """Refuse what is neither one truth value per sequence nor one for all of them.
 
     Returns:
-        The mask; ``None`` for one truth value, or for none.
+        The mask, or the one value; without either, False.
 
     Raises:
         ConfigError: No boolean tensor.
         ShapeError: Another shape than ``[batch]``.
     """
-    if done is None or isinstance(done, bool):
-        return None
+    if done is None or isinstance(done, bool | numpy.bool_):
+        return bool(done)
     if not isinstance(done, Tensor) or done.dtype != torch.bool:
         given = f"of {done.dtype}" if isinstance(done, Tensor) else f"a {type(done).__name__}"
         raise ConfigError(

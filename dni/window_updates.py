@@ -35,7 +35,7 @@ class WindowUpdates(Updates):
             for unheard in self._starts:  # of a pass that raised
                 unheard.forget()
             self._starts.clear()
-            self._backward_end.expect(task)
+            self._backward_end.expect()
         self._starts.append(start)
 
     def _on_backward_end(self, is_heard: bool) -> None:

@@ -132,15 +132,15 @@ class Windowed(BaseWrapper):
         if form is None or not form.fits(tensors):
             check_end(self.network, input, tensors, self.batch_dim)
             form = self._form = Form(tensors, self.batch_dim)
-        mask = check_done(done, form.batch)
-        is_last = done is True or (mask is not None and mask.is_cpu and bool(mask.all()))
+        ends = check_done(done, form.batch)
+        is_last = bool(ends.all()) if isinstance(ends, Tensor) and ends.is_cpu else ends is True
         values = [t.detach() for t in tensors]
         if seam.interface is None:
             rows = form.join(values)
             self._make_interface(rows.shape[1], rows)
         seam.finish(values, form, context, is_last=is_last)
-        if mask is not None and not is_last:
-            seam.end_episode(mask.to(values[0].device))
+        if isinstance(ends, Tensor) and not is_last:
+            seam.end_episode(ends.to(values[0].device))
         auxiliary = None if seam.future.target is None else self._predict_future(outputs[0])
         outputs = end(outputs, tensors, seam.future, auxiliary)
         return rebuilt(output, outputs), rebuilt(state, values)
@@ -170,10 +170,11 @@ class Windowed(BaseWrapper):
             ShapeError: The mask has another shape.
         """
         carry = self._seam.carry
-        if carry is not None:
-            mask = check_done(done, len(carry.rows))
-            if done is not False:
-                self._seam.end_episode(mask)
+        if carry is None:
+            return
+        ends = True if done is None else check_done(done, len(carry.rows))
+        if ends is not False:
+            self._seam.end_episode(ends if isinstance(ends, Tensor) else None)
 
     # -- making ----------------------------------------------------------------------------
 

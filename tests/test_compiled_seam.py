@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dni import DNIWarning, TemporalDNI, compiled_seam
 from dni.errors import ConfigError
+from dni.states import asinh
 
 INPUTS, UNITS, BATCH = 3, 5, 4
 
@@ -39,16 +40,23 @@ class Counts:
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
-    """Run exported programs by torch, with which a compiler's half minute is saved."""
+    """Run exported programs by torch, which saves a compiler's time, and check what they get."""
     counts = Counts()
 
-    def built(program: Any, options: Mapping[str, Any]) -> Any:
+    def built(
+        module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any, options: Mapping[str, Any]
+    ) -> Any:
         counts.built += 1
-        run = program.module()
-        leaves, shape = tree_flatten(program.example_inputs[0])
+        with torch.no_grad():
+            run = torch.export.export(module, args, dynamic_shapes=dynamic_shapes).module()
+        leaves, shape = tree_flatten(args)
+        known = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         def call(tensors: list[Tensor]) -> list[Tensor]:
             counts.called += 1
+            for tensor, like in zip(tensors, known, strict=True):  # compiled code would not
+                assert (tensor.dtype, tensor.device) == (like.dtype, like.device)
+                assert tensor.is_contiguous()
             given = iter(tensors)
             filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             with torch.no_grad():
@@ -215,29 +223,118 @@ def test_compiled_training_resumes_to_the_last_bit(counts: Counts) -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_copies_are_not_compiled(counts: Counts) -> None:
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_are_not_compiled(copied: Any, counts: Counts) -> None:
     net, _ = pair(nn.LSTM(INPUTS, UNITS))
     train(net, windows(3))
-    built = counts.built
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        inputs = windows(3)
-        train(net, inputs)
-        train(twin, inputs)
-        assert twin._seam.compiled is None
-        net = copy.deepcopy(twin)
-    assert counts.built == built
+    twin, called, inputs = copied(net), counts.called, windows(3)
+    train(twin, inputs)
+    assert counts.called == called
+    train(net, inputs)
+    assert_alike(net, twin)
+
+
+class Turning(nn.Module):
+    """Returns its state in another layout than it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(INPUTS, 6)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = x.new_zeros(x.shape[1], 6) if state is None else state.movedim(1, 0).flatten(1)
+        for step in x:
+            h = self.cell(step, h)
+        return h, h[None]
+
+
+def test_a_state_in_another_layout_is_learned_from_as_usual(counts: Counts) -> None:
+    net, twin = pair(Turning(), batch_dim=1)
+    for each in (net, twin):
+        torch.manual_seed(0)
+        state = None
+        for x in windows(5):
+            state = train(each, [x], state)
+            state = state.view(BATCH, 2, 3).movedim(1, 0).contiguous()  # [2, B, 3] of [1, B, 6]
+    assert counts.called == 5  # questions, and no lesson
+    assert_alike(net, twin)
+
+
+class Leaky(nn.Module):
+    """Its state keeps its type under autocast, where a synthesizer's prediction does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeps = nn.Parameter(torch.full((INPUTS,), 0.5))
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = x.new_zeros(x.shape[1:]) if state is None else state
+        for step in x:
+            h = torch.tanh(self.keeps * h + step)
+        return h, h
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_window_under_autocast_may_be_followed_by_one_without(
+    compiles: bool, counts: Counts
+) -> None:
+    net, state = TemporalDNI(Leaky(), scale=0.9), None
+    if compiles:
+        net.compile()
+    for number, x in enumerate(windows(6).float()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=number == 3):
+            output, state = net(x, state)
+        output.square().mean().backward()
+    assert net.updates == 6
+    assert (counts.called > 0) == compiles
+
+
+def test_a_bias_may_go_after_it_was_compiled(counts: Counts) -> None:
+    net, twin = pair(nn.LSTM(INPUTS, UNITS))
+    inputs = windows(6)
+    for each in (net, twin):
+        state = train(each, inputs[:3])
+        each.interfaces["state"].synthesizer.final.bias = None  # type: ignore[union-attr, assignment]
+        del each.synthesizer_optimizer.param_groups[0]["params"][1]  # type: ignore[union-attr]
+        train(each, inputs[3:], state)
+    assert counts.built == 4
+    assert_alike(net, twin)
+
+
+def test_what_compiled_code_is_given_is_on_the_cpu(counts: Counts) -> None:
+    net, _ = pair(nn.LSTM(INPUTS, UNITS))
+    inputs = windows(3)
+    state = train(net, inputs[:2])
+    net.scale, called = 0.7, counts.called
+    with torch.device("meta"):
+        net(inputs[2], state)
+    assert counts.called == called + 1
+
+
+def test_the_asinh_of_compiled_code_is_asinh() -> None:
+    class Asinh(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return asinh(x)
+
+    x = torch.cat([torch.logspace(-30, 18, 200), -torch.logspace(-3, 3, 50), torch.zeros(1)])
+    run = torch.export.export(Asinh(), (x,)).module()
+    torch.testing.assert_close(run(x), x.double().asinh().float(), rtol=1e-6, atol=0.0)
+    beyond = torch.full_like(x, 1e30)
+    assert run(beyond).isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiler_makes_the_same_of_it() -> None:
     net, twin = pair(nn.LSTM(INPUTS, UNITS), context_size=2)
+    net.float(), twin.float()
     for batch in (BATCH, 3, 6):
-        inputs = windows(5, batch)
+        inputs = windows(5, batch).float()
         train(net, inputs)
         train(twin, inputs)
     assert net._seam.compiled is not None
     assert len(net._seam.compiled._compiled) == 2
-    assert_alike(net, twin)
+    for mine, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
 
 def test_what_cannot_be_compiled_is_explained() -> None:
@@ -256,15 +353,18 @@ def test_what_cannot_be_compiled_is_explained() -> None:
         TemporalDNI(nn.GRU(INPUTS, UNITS, device="meta")).compile()
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"), [(torch._inductor, "aoti_compile_and_package"), (torch.export, "export")]
+)
 def test_a_compiler_that_fails_is_explained_and_training_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, twin = pair(nn.GRU(INPUTS, UNITS))
 
     def fail(*args: Any, **kwargs: Any) -> str:
         raise RuntimeError("C++ compile error\nand much more")
 
-    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    monkeypatch.setattr(owner, name, fail)
     inputs = windows(3)
     with pytest.raises(ConfigError, match=r"could not compile a window's end: C\+\+ compile error"):
         train(net, inputs)

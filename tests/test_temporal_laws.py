@@ -8,6 +8,7 @@ import pickle
 import resource
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -272,7 +273,7 @@ def test_one_backward_through_several_windows() -> None:
 
 
 @pytest.mark.parametrize("layers", [0, 1])
-@pytest.mark.parametrize("done", [True, torch.ones(BATCH, dtype=torch.bool)])
+@pytest.mark.parametrize("done", [True, numpy.True_, torch.ones(BATCH, dtype=torch.bool)])
 def test_a_last_window_asks_nothing_and_trains_as_if_it_had(done: Any, layers: int) -> None:
     net = TemporalDNI(nn.LSTM(INPUTS, UNITS), scale=0.8, dni_params={"num_layers": layers})
     twin = copy.deepcopy(net)
