@@ -184,7 +184,11 @@ class LinearStart:
         self.forget()
         if not returned(self._arrival):
             return False
-        lesson = self._lesson(grads)
+        if torch._C._is_any_autocast_enabled():  # of the user's around a backward pass
+            with torch.autocast(self._meter.device.type, enabled=False):
+                lesson = self._lesson(grads)
+        else:
+            lesson = self._lesson(grads)
         give(self._meter, lesson[0])
         if self._learns:
             for parameter, gradient in zip(self._said.linear, lesson[1:], strict=False):

@@ -284,7 +284,8 @@ def test_a_window_under_autocast_may_be_followed_by_one_without(
     for number, x in enumerate(windows(6).float()):
         with torch.autocast("cpu", torch.bfloat16, enabled=number == 3):
             output, state = net(x, state)
-        output.square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=number == 5):
+            output.square().mean().backward()
     assert net.updates == 6
     assert (counts.called > 0) == compiles
 
