@@ -24,8 +24,8 @@ BATCH = Dim("batch", min=2)
 """Any number of sequences; of one alone, a compiler takes other ways."""
 
 
-class Answer(NamedTuple):
-    """What a synthesizer says of a window's end.
+class Asked(NamedTuple):
+    """What asking a synthesizer at a window's end has brought.
 
     Attributes:
         rows: The whole state of each sequence, a copy. Shape ``[B, S]``.
@@ -161,7 +161,7 @@ class CompiledSeam:
         *,
         scale: Tensor,
         share: float,
-    ) -> Answer | None:
+    ) -> Asked | None:
         """Ask a linear map at a window's end, see `Question`.
 
         Returns:
@@ -189,7 +189,7 @@ class CompiledSeam:
             self._share = share, torch.tensor(share, dtype=torch.float64, device="cpu")
         rows, seen, prediction, *gradients = compiled.ask([*given, scale, self._share[1]])
         said = Said(linear, seen, prediction, learn=compiled.learn, layout=form.layout)
-        return Answer(rows, said, gradients)
+        return Asked(rows, said, gradients)
 
     def _compiled_for(
         self,
@@ -298,6 +298,11 @@ def check_compiler(options: Mapping[str, Any]) -> None:
     loader = getattr(getattr(torch._C, "_aoti", None), "AOTIModelPackageLoader", None)
     if not hasattr(loader, "boxed_run"):
         raise ConfigError(f"`compile()` needs a newer torch than {torch.__version__}.")
+    if not isinstance(options, Mapping):
+        raise ConfigError(
+            f"`options` is {options!r}; names of options of the compiler with their values are "
+            "needed, {'max_autotune': True} say."
+        )
     known = torch._inductor.list_options()
     for name in options:
         if name not in known:

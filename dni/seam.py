@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .arrival import Arrival
 from .carry import Carry
-from .compiled_seam import Answer, CompiledSeam
+from .compiled_seam import Asked, CompiledSeam
 from .context import conditioned
 from .expectation import bounded, longest_of, square_of
 from .interface import Interface
@@ -128,10 +128,10 @@ class Seam:
         if self.compiled is None:
             return self._said_linearly(interface, carry)
         state = [tensor.contiguous() for tensor in form.split(carry.rows)]
-        answer = self._answer(interface, state, form, carry.context)
-        if answer is None:
+        asked = self._ask_compiled(interface, state, form, carry.context)
+        if asked is None:
             return self._said_linearly(interface, carry)
-        said = answer.said
+        said = asked.said
         if carry.prediction is None:
             return said
         return said._replace(prediction=carry.prediction.detach().to(said.seen.dtype).contiguous())
@@ -163,8 +163,8 @@ class Seam:
         """
         interface = self.interface
         assert interface is not None
-        answer = None if is_last else self._answer(interface, state, form, context)
-        rows = form.copied(state) if answer is None else answer.rows
+        asked = None if is_last else self._ask_compiled(interface, state, form, context)
+        rows = form.copied(state) if asked is None else asked.rows
         interface.follow(rows)
         self.carry = carry = Carry(rows, state, context)
         self.future = Future(
@@ -176,9 +176,9 @@ class Seam:
         if is_last:
             self.end_episode()
             return
-        if answer is not None:
-            carry.said, carry.prediction = answer.said, answer.said.prediction
-            self.future.gradients = answer.gradients
+        if asked is not None:
+            carry.said, carry.prediction = asked.said, asked.said.prediction
+            self.future.gradients = asked.gradients
             return
         if not (self.scale or self.auxiliary):
             return
@@ -195,9 +195,9 @@ class Seam:
         says = says.detach()
         self._expect(interface, says, square_of(says))
 
-    def _answer(
+    def _ask_compiled(
         self, interface: Interface, state: list[Tensor], form: Form, context: Tensor | None
-    ) -> Answer | None:
+    ) -> Asked | None:
         """What compiled code says of a state; ``None`` where there is none for it."""
         compiled = self.compiled
         if compiled is None or self.auxiliary or not self.scale or not state[0].is_cpu:

@@ -346,6 +346,8 @@ def test_what_cannot_be_compiled_is_explained() -> None:
     net = TemporalDNI(nn.GRU(INPUTS, UNITS))
     with pytest.raises(ConfigError, match="no option 'max_autotun'. Did you mean 'max_autotune'"):
         net.compile(options={"max_autotun": True})
+    with pytest.raises(ConfigError, match="`options` is 3; names of options of the compiler"):
+        net.compile(options=3)  # type: ignore[arg-type]
     without = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with without, pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
         net.compile()
